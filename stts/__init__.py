@@ -1,0 +1,53 @@
+"""Spatio-Temporal Token Scoring for video vision-language models (arXiv 2603.18004).
+
+Shapes in this package: B batch, F frames of all videos together, T frames of one video, N patches per frame,
+W windows per frame, p pool width, D width, K kept, L tokens of a row. Masks are True where something is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import data
+    from .config import STTSConfig
+    from .losses import temporal_aux_loss
+    from .molmo2 import STTSMolmo2ForConditionalGeneration
+    from .scorer import STTSScorer
+    from .selection import attention_bias, prune_tokens, select_windows
+    from .hosts import insert_stts
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "STTSConfig",
+    "STTSMolmo2ForConditionalGeneration",
+    "STTSScorer",
+    "attention_bias",
+    "data",
+    "insert_stts",
+    "prune_tokens",
+    "select_windows",
+    "temporal_aux_loss",
+]
+
+_HOME = {
+    "STTSConfig": "config",
+    "STTSMolmo2ForConditionalGeneration": "molmo2",
+    "STTSScorer": "scorer",
+    "attention_bias": "selection",
+    "insert_stts": "hosts",
+    "prune_tokens": "selection",
+    "select_windows": "selection",
+    "temporal_aux_loss": "losses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names load on first use: checking a configuration must not wait for torch and transformers.
+    if name == "data":
+        return importlib.import_module(".data", __name__)
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

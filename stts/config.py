@@ -1,0 +1,86 @@
+"""STTSConfig: every choice the method leaves open, checked once and carried in the model's config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+POLICIES = ("scorer", "random", "temporal")
+BACKENDS = ("auto", "loop", "varlen", "bins")
+
+
+@dataclass(frozen=True)
+class STTSConfig:
+    """Settings of Spatio-Temporal Token Scoring (arXiv 2603.18004).
+
+    Raises ValueError, naming the field, when a value is out of range.
+    """
+
+    prune_ratio: float = 0.5
+    """Share of each video's windows to drop, in [0, 1). 0 runs the host model untouched."""
+    insert_after: int = 3
+    """Zero-based ViT block whose output is scored. The block after it gets the key bias; pruning follows."""
+    pool_width: int = 3
+    """Side of a window in patches: the adapter's pooling size."""
+    policy: str = "scorer"
+    """Who ranks the windows: "scorer" (learned), "random", or "temporal" (1 - cosine similarity to the same
+    window one frame earlier, training-free)."""
+    aux_loss_weight: float = 0.5
+    """Weight of the temporal auxiliary loss in the training loss."""
+    bias_floor: float = math.exp(-2)
+    """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias and no gradient to the scorer."""
+    bias_norm: str = "row"
+    """Min-max range of the key bias: "row" (each row of windows, as published) or "frame"."""
+    position_ids: str = "original"
+    """Positions of surviving tokens in the LLM: "original" (as before pruning) or "compact" (renumbered)."""
+    attention: str = "auto"
+    """Kernel for the ragged blocks after pruning: "auto" (by device), "loop", "varlen" or "bins"."""
+    scorer_num_heads: int | None = None
+    """Heads of the scorer's window pooling. None: as many as the ViT."""
+    scorer_hidden_dims: tuple[int, int] | None = None
+    """Widths of the scorer's MLP. None: (D, D // 2). Published checkpoints: (4304, 4304)."""
+    scorer_activation: str = "gelu"
+    """Activation of the scorer's MLP. Published checkpoints: "silu"."""
+
+    def __post_init__(self) -> None:
+        if self.scorer_hidden_dims is not None:  # JSON brings a list
+            object.__setattr__(self, "scorer_hidden_dims", tuple(self.scorer_hidden_dims))
+        _check(0 <= self.prune_ratio < 1, "prune_ratio", self.prune_ratio, "must be in [0, 1)")
+        _check(self.insert_after >= 0, "insert_after", self.insert_after, "must be 0 or more")
+        _check(self.pool_width >= 1, "pool_width", self.pool_width, "must be 1 or more")
+        _check(self.policy in POLICIES, "policy", self.policy, f"must be one of {', '.join(POLICIES)}")
+        _check(self.aux_loss_weight >= 0, "aux_loss_weight", self.aux_loss_weight, "must be 0 or more")
+        _check(0 < self.bias_floor <= 1, "bias_floor", self.bias_floor, "must be in (0, 1]")
+        _check(self.bias_norm in ("row", "frame"), "bias_norm", self.bias_norm, "must be row or frame")
+        _check(
+            self.position_ids in ("original", "compact"),
+            "position_ids",
+            self.position_ids,
+            "must be original or compact",
+        )
+        _check(
+            self.attention in BACKENDS, "attention", self.attention, f"must be one of {', '.join(BACKENDS)}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> STTSConfig:
+        """Inverse of to_dict. Raises ValueError naming keys this version does not know."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown STTS setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> STTSConfig:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}, {rule}")

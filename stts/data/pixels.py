@@ -1,0 +1,43 @@
+"""Decoded frames -> the patches transformers' Molmo2VideoProcessor makes, without torchvision.
+
+Resizing is bilinear without antialias on float pixels, rounded back to uint8; patches are row-major, channels
+last. Patches stay uint8 until they are on the device: a quarter of the bytes to move.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
+    """Resize frames to a square.
+
+    frames: (T, H, W, 3) uint8; size: side in pixels, at least 1. Returns (T, size, size, 3) uint8.
+    """
+    if frames.shape[1:3] == (size, size):
+        return frames
+    x = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> t c h w").float()
+    x = F.interpolate(x, (size, size), mode="bilinear", antialias=False, align_corners=False)
+    return rearrange(x.round().clamp(0, 255).byte(), "t c h w -> t h w c").numpy()
+
+
+def patchify(frames: Tensor, patch_size: int) -> Tensor:
+    """Cut frames into patches: (T, S, S, 3) -> (T, N, patch_size * patch_size * 3), any dtype, row-major.
+
+    Raises ValueError when patch_size does not divide the frame.
+    """
+    height, width = frames.shape[1:3]
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"frames are {height} x {width} pixels, must be a multiple of patch_size {patch_size}"
+        )
+    return rearrange(frames, "t (h p) (w q) c -> t (h w) (p q c)", p=patch_size, q=patch_size)
+
+
+def normalize(patches: Tensor) -> Tensor:
+    """uint8 patches of any shape -> float32 in [-1, 1]: scaled by 1/255, mean and standard deviation 0.5."""
+    return (patches.float() / 255 - 0.5) / 0.5

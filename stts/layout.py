@@ -1,0 +1,74 @@
+"""What the host knows about a batch before the model runs, so that the model never has to ask the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .selection import num_dropped
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Sizes of one batch, as plain integers.
+
+    The collator builds it for free; without it the model derives it from the tensors, which on a GPU costs one
+    wait for the device.
+    """
+
+    frames_per_video: tuple[int, ...]
+    """T of each video, in the order of their placeholders."""
+    lengths: tuple[int, ...]
+    """Real tokens of each row before pruning, padding left out."""
+    video_rows: tuple[int, ...]
+    """The batch row each video stands in."""
+
+    def kept_windows(self, num_windows: int, prune_ratio: float) -> list[int]:
+        """Windows of each video that survive pruning, of num_windows a frame."""
+        return [t * num_windows - num_dropped(t, num_windows, prune_ratio) for t in self.frames_per_video]
+
+    def kept_lengths(self, num_windows: int, prune_ratio: float) -> list[int]:
+        """Tokens of each row that survive pruning."""
+        lengths = list(self.lengths)
+        kept = self.kept_windows(num_windows, prune_ratio)
+        for frames, windows, row in zip(self.frames_per_video, kept, self.video_rows, strict=True):
+            lengths[row] -= frames * num_windows - windows
+        return lengths
+
+    @classmethod
+    def from_tensors(
+        cls, placeholders: Tensor, attention_mask: Tensor | None, video_grids: Tensor, num_windows: int
+    ) -> BatchLayout:
+        """Read the sizes off the tensors.
+
+        placeholders: (B, L) bool, True at visual tokens; attention_mask: (B, L) or None; video_grids: (V, 3).
+        Raises ValueError when the placeholders of a row are not those of whole videos.
+        """
+        frames = video_grids[:, 0].tolist()
+        counts = placeholders.sum(1).tolist()
+        lengths = (
+            [placeholders.shape[1]] * len(counts)
+            if attention_mask is None
+            else attention_mask.sum(1).tolist()
+        )
+        return cls(tuple(frames), tuple(lengths), _rows_of_videos(frames, counts, num_windows))
+
+
+def _rows_of_videos(frames: Sequence[int], counts: Sequence[int], num_windows: int) -> tuple[int, ...]:
+    """Hand the videos out to the rows in order, each row taking as many as its placeholders need."""
+    rows, video = [], 0
+    for row, count in enumerate(counts):
+        while count > 0 and video < len(frames):
+            count -= frames[video] * num_windows
+            rows.append(row)
+            video += 1
+        if count:
+            raise ValueError(
+                f"row {row} of input_ids has {counts[row]} visual placeholders, which does not match its videos "
+                f"of {list(frames)} frames with {num_windows} windows each"
+            )
+    if video < len(frames):
+        raise ValueError(f"{len(frames)} videos given, but input_ids has placeholders for {video}")
+    return tuple(rows)

@@ -1,0 +1,67 @@
+"""Outputs of the published implementation on small cases (tests/data/goldens), and a ViT with its weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionConfig
+
+from stts.config import STTSConfig
+from stts.molmo2_backbone import STTSVisionModel
+from stts.scorer import STTSScorer
+
+_FOLDER = Path(__file__).parent / "data" / "goldens"
+_NAMES = {
+    "transformer.resblocks.": "layers.",
+    ".attention.wq": ".self_attn.q_proj",
+    ".attention.wk": ".self_attn.k_proj",
+    ".attention.wv": ".self_attn.v_proj",
+    ".attention.wo": ".self_attn.o_proj",
+    ".feed_forward.w1": ".mlp.fc1",
+    ".feed_forward.w2": ".mlp.fc2",
+    ".attention_norm": ".layer_norm1",
+    ".ffn_norm": ".layer_norm2",
+}
+PUBLISHED_SCORER = "transformer.temporal_token_scorer."
+
+
+@cache
+def golden(name: str) -> dict[str, Tensor]:
+    return load_file(_FOLDER / f"{name}.safetensors")
+
+
+def case(name: str, prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix + "/"): v for k, v in golden(name).items() if k.startswith(prefix + "/")}
+
+
+def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> STTSVisionModel:
+    """The golden ViT as transformers' tower with our scorer in it."""
+    weights = golden(name)
+    dim, mlp = (
+        weights["positional_embedding"].shape[1],
+        len(weights["transformer.resblocks.0.feed_forward.w1.bias"]),
+    )
+    config = Molmo2VisionConfig(
+        hidden_size=dim,
+        intermediate_size=mlp,
+        num_hidden_layers=7,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=dim // heads,
+        image_size=[grid * patch, grid * patch],
+        patch_size=patch,
+    )
+    settings = STTSConfig(scorer_hidden_dims=(mlp, mlp), scorer_activation="silu", **stts)
+    vit = STTSVisionModel(config, settings)
+    scorer = {k: v for k, v in weights.items() if k.startswith(PUBLISHED_SCORER)}
+    vit.scorer = STTSScorer.from_published(scorer, heads)
+    host = {k: v for k, v in weights.items() if k not in scorer}
+    for old, new in _NAMES.items():
+        host = {k.replace(old, new): v for k, v in host.items()}
+    missing, unexpected = vit.load_state_dict(host, strict=False)
+    assert not unexpected
+    assert all(k.startswith("scorer.") for k in missing)
+    return vit.eval()
