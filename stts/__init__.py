@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import data
+    from .chat import answer
     from .config import STTSConfig
+    from .hosts import insert_stts
     from .losses import temporal_aux_loss
     from .molmo2 import STTSMolmo2ForConditionalGeneration
     from .scorer import STTSScorer
     from .selection import attention_bias, prune_tokens, select_windows
-    from .hosts import insert_stts
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "STTSConfig",
     "STTSMolmo2ForConditionalGeneration",
     "STTSScorer",
+    "answer",
     "attention_bias",
     "data",
     "insert_stts",
@@ -36,6 +38,7 @@ _HOME = {
     "STTSConfig": "config",
     "STTSMolmo2ForConditionalGeneration": "molmo2",
     "STTSScorer": "scorer",
+    "answer": "chat",
     "attention_bias": "selection",
     "insert_stts": "hosts",
     "prune_tokens": "selection",

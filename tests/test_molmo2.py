@@ -9,6 +9,7 @@ from molmo2_factory import PATCH_ID, make_inputs, tiny_config
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Molmo2ForConditionalGeneration
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
@@ -254,6 +255,30 @@ def test_layout_given_or_read_off_the_tensors_is_the_same():
     model, inputs = build(), make_inputs([[4], [7]])
     layout = BatchLayout((4, 7), tuple(inputs["attention_mask"].sum(1).tolist()), (0, 1))
     assert torch.equal(model(**inputs, layout=layout).logits, model(**inputs).logits)
+
+
+class RefuseHostReads(TorchDispatchMode):
+    """Raises on every operator whose result the host must wait for on a GPU."""
+
+    READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        by_mask = name.startswith("aten::index.") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if by_mask or name.startswith(self.READS):
+            raise AssertionError(f"{name} reads the device")
+        return func(*args, **(kwargs or {}))
+
+
+def test_forward_and_losses_never_wait_for_the_device():
+    model, inputs = build().train(), make_inputs([[4], [7]])
+    layout = BatchLayout((4, 7), tuple(inputs["attention_mask"].sum(1).tolist()), (0, 1))
+    labels = labels_of(inputs)
+    with RefuseHostReads():
+        out = model(**inputs, layout=layout, labels=labels)
+    assert out.keep_mask.sum() == inputs["attention_mask"].sum() - 8 - 14
+    with pytest.raises(AssertionError, match="reads the device"), RefuseHostReads():
+        _ = out.scores[out.keep_windows]
 
 
 @torch.no_grad()

@@ -1,0 +1,50 @@
+"""python scripts/train.py prune_ratio=0.5 frames=128; --help explains every key."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from stts.checkpoint import check_output_dir, is_finished, write_settings
+from stts.cli import launch
+from stts.data import load_data
+from stts.models import find_folder, load_model
+from stts.periodic_eval import periodic_evaluation
+from stts.train_config import RunConfig
+
+
+def main(config: dict[str, Any]) -> int:
+    """Settings, then files, then the model: what is wrong is said before what is slow begins."""
+    run = RunConfig.from_dict(config)
+    check_output_dir(run.output_dir, config)
+    if is_finished(run.output_dir, run.train.max_steps):
+        print(f"finished already, {run.train.max_steps} steps: the model is in {run.output_dir / 'model'}")
+        return 0
+
+    from accelerate.utils import set_seed
+
+    from stts.data import VideoQADataset
+    from stts.train import Interrupted, join_processes, train
+
+    set_seed(run.train.seed)  # of a fresh scorer's weights
+    processes = join_processes()
+    with processes.local_main_process_first():  # makes or downloads what the others then find
+        find_folder(run.model, run.checkpoint)
+        data = load_data(run.data)
+        model, processor = load_model(run.model, run.stts, run.checkpoint)
+        dataset = VideoQADataset(data.train, data.root, processor, **dataclasses.asdict(run.video))
+        evaluate = None
+        if run.train.eval_every:
+            evaluate = periodic_evaluation(run.benchmark, run.evaluation, processor, run.output_dir)
+    if processes.is_main_process:
+        write_settings(run.output_dir, config)
+    try:
+        train(model, processor, dataset, run.train, run.output_dir, evaluate, run.wandb, config)
+    except Interrupted as stop:
+        print(stop)
+        return stop.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    launch(main, "train")

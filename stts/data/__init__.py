@@ -1,0 +1,48 @@
+"""From files on disk to what the model takes: decode, process, collate."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collator import Collator
+    from .datasets import VideoQADataset
+    from .decode import VideoError
+    from .processing import VideoProcessor
+    from .prompts import multiple_choice_prompt
+    from .spec import DataSpec, load_data
+    from .video import Clip, read_video, write_video
+
+__all__ = [
+    "Clip",
+    "Collator",
+    "DataSpec",
+    "VideoError",
+    "VideoProcessor",
+    "VideoQADataset",
+    "load_data",
+    "multiple_choice_prompt",
+    "read_video",
+    "write_video",
+]
+
+_HOME = {
+    "Clip": "video",
+    "Collator": "collator",
+    "DataSpec": "spec",
+    "VideoError": "decode",
+    "VideoProcessor": "processing",
+    "VideoQADataset": "datasets",
+    "load_data": "spec",
+    "multiple_choice_prompt": "prompts",
+    "read_video": "video",
+    "write_video": "video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names load on first use: settings and annotations are checked before torch and transformers are there.
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

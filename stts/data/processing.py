@@ -1,0 +1,284 @@
+"""A clip and a conversation -> the tensors transformers' Molmo2 takes.
+
+Text, placeholders and patches are those of transformers' Molmo2Processor. That one needs torchvision; this
+one does not, and says which tokens to supervise as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Molmo2Processor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from ..windows import window_grid, window_index
+from .pixels import patchify, resize_frames
+from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
+
+if TYPE_CHECKING:
+    from .video import Clip
+
+__all__ = ["IGNORE", "LETTERS", "VideoProcessor", "multiple_choice_prompt"]
+
+IGNORE = -100
+"""Label of a token that is not supervised."""
+
+VIDEO_TOKEN = "<|video|>"
+"""What a chat template writes where the video goes."""
+MULTIMODAL_TOKENS = (
+    "<im_patch>",
+    "<im_col>",
+    "<im_start>",
+    "<low_res_im_start>",
+    "<frame_start>",
+    "<im_end>",
+    "<frame_end>",
+    "<im_low>",
+)
+"""Tokens with mm_token_type_ids 1: Molmo2 lets them attend to each other in both directions."""
+
+FRAME_FORMAT = {"use_frame_special_tokens": True, "video_use_col_tokens": False}
+"""transformers' defaults."""
+
+
+class VideoProcessor:
+    """Turns one conversation, with or without a clip, into one unbatched example.
+
+    use_frame_special_tokens: frames stand between <frame_start> and <frame_end>, else between <im_start> and
+    <im_end>; video_use_col_tokens: <im_col> after each row of windows. As in transformers' Molmo2Processor.
+    Raises ValueError when the tokenizer lacks something the prompt needs or the sizes do not fit each other.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_size: int,
+        patch_size: int,
+        pool_width: int = 3,
+        use_frame_special_tokens: bool = True,
+        video_use_col_tokens: bool = False,
+    ) -> None:
+        if image_size < 1 or patch_size < 1 or image_size % patch_size:
+            raise ValueError(f"image_size is {image_size}, must be a multiple of patch_size {patch_size}")
+        if pool_width < 1:
+            raise ValueError(f"pool_width is {pool_width}, must be at least 1")
+        _check_tokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.pool_width = pool_width
+        self.grid = (image_size // patch_size,) * 2
+        self.use_frame_special_tokens = use_frame_special_tokens
+        self.video_use_col_tokens = video_use_col_tokens
+        self.bos_token = tokenizer.bos_token or tokenizer.eos_token
+        self._multimodal_ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(MULTIMODAL_TOKENS)))
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special |= {VIDEO_TOKEN, tokenizer.eos_token, *MULTIMODAL_TOKENS}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | PathLike, pool_width: int = 3, **kwargs: Any
+    ) -> VideoProcessor:
+        """Tokenizer, chat template and sizes of a Molmo2 folder or hub id; kwargs as transformers takes them.
+
+        No code from the folder is ever run. Raises ValueError when it does not hold a Molmo2, OSError when it
+        cannot be found.
+        """
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
+        if config.model_type != "molmo2":
+            raise ValueError(f"{path_or_id} holds a {config.model_type!r} model, must be 'molmo2'")
+        height, width = config.vision_config.image_size
+        if height != width:
+            raise ValueError(f"{path_or_id} takes {height} x {width} pixels, frames must be square")
+        tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
+        format_ = _prompt_format(path_or_id, config, **kwargs)
+        processor = cls(tokenizer, height, config.vision_config.patch_size, pool_width, **format_)
+        patch_id = tokenizer.convert_tokens_to_ids("<im_patch>")
+        if patch_id != config.image_patch_id:
+            raise ValueError(
+                f"{path_or_id}: <im_patch> is token {patch_id} of the tokenizer but image_patch_id is "
+                f"{config.image_patch_id} in the config; they belong to different models"
+            )
+        return processor
+
+    def save_pretrained(self, folder: str | PathLike) -> None:
+        """Write tokenizer, chat template and frame format beside a saved model, whose config has the sizes."""
+        self.tokenizer.save_pretrained(folder)
+        format_ = {name: getattr(self, name) for name in FRAME_FORMAT}
+        settings = {"processor_class": "Molmo2Processor", **format_}
+        (Path(folder) / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def pad_token_id(self) -> int:
+        """What to pad input_ids with: the tokenizer's own, or the end token where it has none."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def __call__(
+        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
+    ) -> dict[str, Tensor]:
+        """Build one example.
+
+        messages: user and assistant turns in alternation, {"role", "content"}; the clip goes in front of
+        the first. With add_generation_prompt the last turn is the user's and the text ends where the answer
+        begins.
+
+        Returns input_ids, labels (IGNORE except on the answers and the token that ends each) and
+        mm_token_type_ids, all (L,) int64; with a clip of T frames also pixel_values_videos
+        (T, N, patch_size * patch_size * 3) uint8, video_token_pooling (T*W, p*p) int64 patches of each
+        window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of windows]. Raises ValueError,
+        naming the turn, for text that cannot be a prompt.
+        """
+        check_messages(messages)
+        if add_generation_prompt and len(messages) % 2 == 0:
+            raise ValueError(
+                "add_generation_prompt needs the user's turn last, the last one is the assistant's"
+            )
+        self._refuse_special_tokens(messages)
+        video = {} if clip is None else self._video_tensors(clip)
+        placeholders = "" if clip is None else self.video_string(clip.timestamps)
+
+        text, answers = "", []
+        for piece, is_answer in self._pieces(messages, clip is not None, add_generation_prompt):
+            if is_answer:
+                answers.append((len(text), len(text) + len(piece)))
+            text += piece if is_answer else piece.replace(VIDEO_TOKEN, placeholders)
+        return self._text_tensors(text, answers) | video
+
+    def video_string(self, timestamps: Sequence[float]) -> str:
+        """Each frame as Molmo2 writes it: its time in seconds, then a token a window between markers.
+
+        Times count from the first frame, so a clip cut out of a longer video reads like a video of its own.
+        """
+        rows, cols = window_grid(self.grid, self.pool_width)
+        start, end = (
+            ("<frame_start>", "<frame_end>") if self.use_frame_special_tokens else ("<im_start>", "<im_end>")
+        )
+        row = "<im_patch>" * cols + ("<im_col>" if self.video_use_col_tokens else "")
+        frame = start + row * rows + end
+        return " ".join(f"{t - timestamps[0]:.1f} {frame}" for t in timestamps)
+
+    def _pieces(
+        self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool
+    ) -> Iterator[tuple[str, bool]]:
+        """The rendered conversation in order, cut into (text, whether it is an answer with its end token).
+
+        Answers are found by rendering growing prefixes. Some templates, Molmo2's own among them, leave the
+        end token of the last answer out: for training it is put in.
+        """
+        full = self._render(messages, has_video, add_generation_prompt)
+        eos, done = self.tokenizer.eos_token, 0
+        for turn in range(1, len(messages), 2):
+            start = self._prefix_length(full, messages[:turn], has_video, True)
+            stop = self._prefix_length(full, messages[: turn + 1], has_video, False)
+            end = self._special.search(full, start)
+            if end and (end.start() < stop or (end.start() == stop and end[0] == eos)):
+                answer, stop = full[start : end.end()], end.end()
+            else:
+                answer = full[start:stop] + ("" if add_generation_prompt else eos)
+            yield full[done:start], False
+            yield answer, True
+            done = stop
+        yield full[done:], False
+
+    def _prefix_length(self, full: str, messages: Sequence[Message], has_video: bool, prompt: bool) -> int:
+        prefix = self._render(messages, has_video, prompt)
+        if not full.startswith(prefix):
+            raise ValueError(
+                f"the chat template rewrites the first {len(messages)} turns when more follow, so answers "
+                "cannot be told from the rest; use a template whose text only grows with the conversation"
+            )
+        return len(prefix)
+
+    def _render(self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool) -> str:
+        turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        if has_video:
+            turns[0]["content"].insert(0, {"type": "video"})
+        text = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        if (found := text.count(VIDEO_TOKEN)) != has_video:
+            raise ValueError(
+                f"the chat template writes {VIDEO_TOKEN} {found} times for {int(has_video)} videos; "
+                "use the one that comes with a Molmo2 model"
+            )
+        return text if text.startswith(self.bos_token) else self.bos_token + text
+
+    def _refuse_special_tokens(self, messages: Sequence[Message]) -> None:
+        for i, message in enumerate(messages):
+            if found := self._special.search(message["content"]):
+                raise ValueError(
+                    f"messages[{i}] contains the special token {found[0]!r}: remove it from the text"
+                )
+
+    def _text_tensors(self, text: str, answers: list[tuple[int, int]]) -> dict[str, Tensor]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        input_ids = torch.tensor(encoded["input_ids"])
+        starts, stops = torch.tensor(encoded["offset_mapping"]).unbind(1)
+        supervised = torch.zeros(len(input_ids), dtype=torch.bool)
+        for start, stop in answers:
+            # A lone space has an empty range: the second test leaves out one that stands before the answer.
+            supervised |= (starts >= start) & (stops > start) & (stops <= stop)
+        return {
+            "input_ids": input_ids,
+            "labels": input_ids.where(supervised, IGNORE),
+            "mm_token_type_ids": torch.isin(input_ids, self._multimodal_ids).long(),
+        }
+
+    def _video_tensors(self, clip: Clip) -> dict[str, Tensor]:
+        num_frames = len(clip.frames)
+        if not num_frames or len(clip.timestamps) != num_frames:
+            raise ValueError(
+                f"a clip has {num_frames} frames and {len(clip.timestamps)} timestamps, must have one each"
+            )
+        patches = patchify(torch.from_numpy(resize_frames(clip.frames, self.image_size)), self.patch_size)
+        windows = window_index(self.grid, self.pool_width)
+        first_patch = torch.arange(num_frames).view(-1, 1, 1) * patches.shape[1]
+        pooling = torch.where(windows >= 0, windows + first_patch, windows)
+        return {
+            "pixel_values_videos": patches,
+            "video_token_pooling": pooling.flatten(0, 1),
+            "video_grids": torch.tensor([[num_frames, *window_grid(self.grid, self.pool_width)]]),
+        }
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    vocab = tokenizer.get_vocab()
+    missing = [token for token in (*MULTIMODAL_TOKENS, VIDEO_TOKEN) if token not in vocab]
+    if missing:
+        raise ValueError(
+            f"the tokenizer lacks {', '.join(missing)}: use the one that comes with a Molmo2 model"
+        )
+    if not tokenizer.eos_token:
+        raise ValueError("the tokenizer has no eos_token, which ends every answer")
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template: use the one that comes with a Molmo2 model")
+    if not tokenizer.is_fast:
+        raise ValueError("the tokenizer must be a fast one: labels need character offsets")
+
+
+def _prompt_format(path_or_id: str | PathLike, config: PreTrainedConfig, **kwargs: Any) -> dict[str, bool]:
+    """How a model was trained to see frames written.
+
+    processor_config.json says so, else config.json (where released models turn the frame tokens off), else
+    transformers' defaults hold.
+    """
+    settings, _ = Molmo2Processor.get_processor_dict(path_or_id, **kwargs)
+    chosen = {}
+    for name, default in FRAME_FORMAT.items():
+        values = (settings.get(name), getattr(config, name, None), default)
+        chosen[name] = next(value for value in values if value is not None)
+    return chosen

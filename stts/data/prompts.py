@@ -1,0 +1,41 @@
+"""What is said to the model: turns of a conversation, and how a multiple-choice question is asked."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+
+Message = Mapping[str, str]
+"""One turn: {"role": "user" or "assistant", "content": text}."""
+
+LETTERS = string.ascii_uppercase
+"""Names of the options of a question, in their order."""
+
+
+def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
+    """The question, one lettered option a line, and the request for the letter alone, as Molmo2 asks it.
+
+    Raises ValueError for an empty question, fewer than 2 options or more than there are letters.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty")
+    if not 2 <= len(options) <= len(LETTERS):
+        raise ValueError(f"a question has {len(options)} options, must have 2 to {len(LETTERS)}")
+    lines = [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False)]
+    closing = "Please respond with only the letter of the correct answer."
+    return "\n".join([question.strip(), *lines, closing])
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises ValueError unless messages are user and assistant turns in alternation, each with some text."""
+    if not messages:
+        raise ValueError("messages is empty, must start with a user turn")
+    for i, message in enumerate(messages):
+        role = ("user", "assistant")[i % 2]
+        if not isinstance(message, Mapping) or message.get("role") != role:
+            raise ValueError(
+                f"messages[{i}] is {message!r}, must have role {role!r}: turns alternate from 'user'"
+            )
+        content = message.get("content")
+        if not isinstance(content, str) or not content.strip():
+            raise ValueError(f"messages[{i}] has content {content!r}, must be text")

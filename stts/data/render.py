@@ -1,0 +1,80 @@
+"""The pixels of a generated clip: a still background, moving grey discs, brief coloured shapes, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import Generator
+
+if TYPE_CHECKING:
+    from .questions import Event
+    from .synthetic import SyntheticSpec
+
+COLOURS = {
+    "blue": (40, 70, 235),
+    "cyan": (40, 215, 225),
+    "green": (30, 170, 50),
+    "magenta": (215, 50, 210),
+    "red": (225, 35, 35),
+    "yellow": (235, 215, 40),
+}
+"""RGB of the events; everything else is grey."""
+SHAPES = ("cross", "ring", "square", "triangle")
+BACKGROUND = (70, 150)
+"""Darkest and brightest block, in grey levels of 255."""
+TEXTURE = 10
+"""Fine texture on the blocks, in grey levels to either side."""
+SPEED = (0.12, 0.24)
+"""Least and greatest speed of a disc along each axis, in frame widths per second."""
+
+
+def render_clip(events: Sequence[Event], spec: SyntheticSpec, rng: Generator) -> np.ndarray:
+    """Draw the encoded frames of one clip: (F, size, size, 3) uint8 RGB."""
+    grey = np.repeat(_background(spec.size, rng)[None], spec.num_frames, axis=0)
+    for _ in range(spec.movers):
+        _draw_disc(grey, spec, rng)
+    frames = np.repeat(grey[..., None], 3, axis=-1)
+    slots = spec.slot_of_frame(np.arange(spec.num_frames))
+    for event in events:
+        first, stop = np.searchsorted(slots, (event.slot, event.slot + 1))
+        box = frames[first:stop, event.y : event.y + event.side, event.x : event.x + event.side]
+        box[:, shape_mask(event.shape, event.side)] = COLOURS[event.colour]
+    frames += spec.noise * rng.standard_normal(grey.shape, dtype=np.float32)[..., None]
+    return frames.round().clip(0, 255).astype(np.uint8)
+
+
+def shape_mask(shape: str, side: int) -> np.ndarray:
+    """The pixels a shape covers in its box: (side, side) bool, touching all four edges."""
+    y, x = np.mgrid[:side, :side]
+    across, down = np.abs(2 * x - side + 1), np.abs(2 * y - side + 1)  # twice the distance from the middle
+    radius = across**2 + down**2
+    masks = {
+        "cross": (3 * across < side) | (3 * down < side),
+        "ring": (radius <= side**2) & (4 * radius >= side**2),
+        "square": np.ones((side, side), dtype=bool),
+        "triangle": across <= y + 1,
+    }
+    return masks[shape]
+
+
+def _background(size: int, rng: Generator) -> np.ndarray:
+    """Grey blocks, 8 along each side, under fine texture: (size, size) float32."""
+    block = -(-size // 8)
+    blocks = rng.uniform(*BACKGROUND, (8, 8)).repeat(block, axis=0).repeat(block, axis=1)[:size, :size]
+    return (blocks + rng.uniform(-TEXTURE, TEXTURE, (size, size))).astype(np.float32)
+
+
+def _draw_disc(grey: np.ndarray, spec: SyntheticSpec, rng: Generator) -> None:
+    """Draw one disc on its way through grey (F, size, size), bouncing off the borders."""
+    side = spec.size // 4
+    span = spec.size - side
+    step = rng.uniform(*SPEED, 2) * rng.choice((-1, 1), 2) * spec.size / spec.fps  # pixels per encoded frame
+    travelled = rng.uniform(0, span, 2) + np.arange(len(grey))[:, None] * step  # (F, 2)
+    corners = np.rint(span - np.abs(span - travelled % (2 * span))).astype(int)
+    y, x = np.mgrid[:side, :side] * 2 - side + 1
+    disc = x**2 + y**2 <= side**2
+    level = rng.choice((20, 40, 190, 220))  # darker or brighter than any block
+    for frame, (left, top) in zip(grey, corners, strict=True):
+        frame[top : top + side, left : left + side][disc] = level

@@ -1,0 +1,160 @@
+"""Rows of a video-QA file: reading, checking, and the conversation each one stands for.
+
+A row is {"id", "video", "question", "answer", "options"?, "start"?, "end"?} or {"id", "video", "messages"}.
+`video` is relative to the data root; null makes an example of text alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path, PurePath
+from typing import Any
+
+from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
+
+
+def read_jsonl(path: str | PathLike) -> list[dict[str, Any]]:
+    """One object a line, blank lines skipped. Raises ValueError naming the file and the line."""
+    return [row for _, row in numbered_rows(Path(path))]
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of read_jsonl, each with the number of its line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a JSONL file: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: is a {type(row).__name__}, must be an object {{...}}")
+        yield number, row
+
+
+def resolve_video(root: str | PathLike, name: str) -> Path:
+    """The file `name` under `root`, which need not exist.
+
+    Raises ValueError when it is absolute, climbs with '..', or leads out of the root through a symlink.
+    """
+    _check_relative(name)
+    root = Path(root).resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(
+            f"video {name!r} leads out of the data root {root} to {path}; move the file or the root"
+        )
+    return path
+
+
+def _check_relative(name: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise ValueError(f"video is {name!r}, must be a file name")
+    path = PurePath(name)
+    if path.anchor or ".." in path.parts:
+        raise ValueError(
+            f"video is {name!r}, must be relative to the data root and stay inside it, without '..'"
+        )
+
+
+def answer_index(answer: str | int, options: Sequence[str]) -> int:
+    """Which option an answer names: by its text, else its letter, else its zero-based index.
+
+    Of identical options the first. Raises ValueError when it names none.
+    """
+    if isinstance(answer, str):
+        texts = [option.strip() for option in options]
+        letter = answer.strip().upper()
+        if answer.strip() in texts:
+            return texts.index(answer.strip())
+        if len(letter) == 1 and letter in LETTERS[: len(options)]:
+            return LETTERS.index(letter)
+    elif isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
+        return answer
+    raise ValueError(
+        f"answer is {answer!r}, must be the text, letter or index of one of the options {options}"
+    )
+
+
+def row_messages(row: Mapping[str, Any]) -> list[Message]:
+    """The conversation of one row; a multiple-choice answer becomes its letter.
+
+    Raises ValueError naming the key that is missing or wrong.
+    """
+    if "messages" in row:
+        if not isinstance(row["messages"], list):
+            raise ValueError(f"messages is {row['messages']!r}, must be a list of turns")
+        check_messages(row["messages"])
+        if len(row["messages"]) % 2:
+            raise ValueError("messages ends with the user's turn, must end with the assistant's")
+        return row["messages"]
+    question, options, answer = _text(row, "question"), row.get("options"), row.get("answer")
+    if options is None:
+        return _turns(question, _text(row, "answer"))
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise ValueError(f"options is {options!r}, must be a list of texts")
+    return _turns(multiple_choice_prompt(question, options), LETTERS[answer_index(answer, options)])
+
+
+def _turns(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    if key not in row:
+        raise ValueError(f"{key} is missing")
+    if not isinstance(row[key], str) or not row[key].strip():
+        raise ValueError(f"{key} is {row[key]!r}, must be text")
+    return row[key]
+
+
+def _seconds(row: Mapping[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0
+    ):
+        raise ValueError(f"{key} is {value!r}, must be seconds from the start of the video")
+    return value
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    for key in ("id", "video"):
+        if key not in row:
+            raise ValueError(f"{key} is missing")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], str | int) or row["id"] == "":
+        raise ValueError(f"id is {row['id']!r}, must be text or a whole number")
+    if row["video"] is not None:
+        _check_relative(row["video"])
+    start, end = _seconds(row, "start"), _seconds(row, "end")
+    if end is not None and end <= (start or 0):
+        raise ValueError(f"end is {end}, must be after start {start or 0}")
+    row_messages(row)
+
+
+def checked_rows(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    """Line numbers and rows of a file that can be trained on.
+
+    Raises ValueError, naming file, line, id and key, for a row that cannot, for an id used twice and for a
+    file without rows.
+    """
+    lines, rows, seen = [], [], {}
+    for line, row in numbered_rows(path):
+        try:
+            _check_row(row)
+        except ValueError as error:
+            raise ValueError(f"{path}:{line} (id {row.get('id')!r}): {error}") from error
+        if (first := seen.setdefault(str(row["id"]), line)) != line:
+            raise ValueError(
+                f"{path}:{line}: id {row['id']!r} was used in line {first} already, ids must be unique"
+            )
+        lines.append(line)
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: holds no examples")
+    return lines, rows

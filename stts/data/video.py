@@ -1,0 +1,154 @@
+"""`read_video`: a few frames out of a video file, with the time each is shown."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from .decode import PyAVReader, VideoError
+from .decode_decord import DecordReader
+from .encode import write_video
+from .pixels import resize_frames
+from .sampling import choose_frames
+
+__all__ = ["Clip", "VideoError", "read_video", "write_video"]
+
+logger = logging.getLogger(__name__)
+
+READERS = {"auto": PyAVReader, "pyav": PyAVReader, "decord": DecordReader}
+SAMPLINGS = ("time", "transformers")
+
+END_SLACK = 0.1
+"""Seconds an `end` may lie past the clip: annotations are rounded to tenths."""
+MIN_DECODED = 0.5
+"""Share of the chosen frames that must decode; with fewer the clip no longer shows what was asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames of one video, in order, and when each is shown."""
+
+    frames: np.ndarray
+    """(T, H, W, 3) uint8 RGB, upright."""
+    timestamps: np.ndarray
+    """(T,) float64 seconds from the first frame the video shows, increasing. Frames cut out by start and end
+    keep the video's own clock; subtract `start` for times that begin at the cut."""
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    frames: int,
+    max_fps: float = 2.0,
+    start: float | None = None,
+    end: float | None = None,
+    size: int | None = None,
+    backend: Literal["auto", "pyav", "decord"] = "auto",
+    sampling: Literal["time", "transformers"] = "time",
+) -> Clip:
+    """Take at most `frames` frames out of a video file, none of them twice.
+
+    start, end: seconds from the first shown frame; the range goes from the frame shown at `start` to the one
+    shown at `end`. size: side in pixels of square frames; None keeps them as stored. backend: "auto" is
+    "pyav", which is exact; "decord" is wrong on some files. sampling: "time" looks at instants, max_fps a
+    second and the last one, or, where those are too many, at `frames` evenly spaced ones; "transformers"
+    counts frames as transformers' Molmo2VideoProcessor does.
+
+    Frames too damaged to decode are left out, with a warning in the log. Raises VideoError, naming file and
+    reason, when the file is missing, empty, no video or cut short, when the range lies outside it, and when
+    more than half of the frames are damaged. Raises ValueError for a setting out of range.
+    """
+    check_settings(frames, max_fps, size, backend, sampling)
+    path = Path(path)
+    check_file(path)
+    reader = READERS[backend](path)
+    check_whole(path, reader, end)
+    start, stop = resolve_range(path, reader.duration, start, end)
+    numbers = choose_frames(reader.times, reader.duration, frames, max_fps, start, stop, sampling)
+    pixels, found = collect(path, reader, numbers, size)
+    if not found.all():
+        report_damage(path, int((~found).sum()), len(found))
+        pixels, numbers = pixels[found], numbers[found]
+    return Clip(pixels, reader.times[numbers])
+
+
+def collect(
+    path: Path, reader: PyAVReader | DecordReader, numbers: np.ndarray, size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode and resize frame by frame, so that only the result is ever in memory.
+
+    Returns pixels (T, H, W, 3) uint8 and found (T,) bool, True where the frame came.
+    """
+    rows = {number: row for row, number in enumerate(numbers.tolist())}
+    found = np.zeros(len(rows), dtype=bool)
+    pixels = np.empty((len(rows), 0, 0, 3), dtype=np.uint8)
+    for number, image in reader.decode(numbers.tolist()):
+        image = image if size is None else resize_frames(image[None], size)[0]
+        if not found.any():
+            pixels = np.empty((len(rows), *image.shape), dtype=np.uint8)
+        if image.shape != pixels.shape[1:]:
+            sizes = " to ".join(f"{s[1]} x {s[0]}" for s in (pixels.shape[1:], image.shape))
+            raise VideoError(f"{path}: its frames change from {sizes} pixels; set size to make them equal")
+        pixels[rows[number]] = image
+        found[rows[number]] = True
+    return pixels, found
+
+
+def check_settings(frames: int, max_fps: float, size: int | None, backend: str, sampling: str) -> None:
+    if frames < 1:
+        raise ValueError(f"frames is {frames}, must be at least 1")
+    if not (max_fps > 0 and math.isfinite(max_fps)):
+        raise ValueError(f"max_fps is {max_fps}, must be a positive number of frames a second")
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}, must be at least 1 pixel, or None to keep frames as stored")
+    if backend not in READERS:
+        raise ValueError(f"backend is {backend!r}, must be one of {', '.join(READERS)}")
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling is {sampling!r}, must be one of {', '.join(SAMPLINGS)}")
+
+
+def check_file(path: Path) -> None:
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if path.is_dir():
+        raise VideoError(f"{path}: is a directory, must be a video file")
+    if not path.is_file():
+        raise VideoError(f"{path}: is not a regular file, must be a video file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: is empty (0 bytes)")
+
+
+def check_whole(path: Path, reader: PyAVReader | DecordReader, end: float | None) -> None:
+    """Refuse to read past the point where a file breaks off; log a header that promises too much."""
+    there, promised = reader.duration, reader.promised
+    if reader.cut_short and (end is None or end > there):
+        raise VideoError(
+            f"{path}: is cut short, {there:.2f} of {promised:.2f} s are there; fetch it again, "
+            f"or set end to at most {math.floor(there * 10) / 10} to read that part"
+        )
+    if not reader.cut_short and promised > 1.1 * there + 1:
+        logger.warning("%s: its header promises %.2f s, its frames end at %.2f s", path, promised, there)
+
+
+def resolve_range(path: Path, duration: float, start: float | None, end: float | None) -> tuple[float, float]:
+    """(start, stop) in seconds, inside the clip; None stands for its ends."""
+    lasts = f"the clip lasts {duration:.3f} s"
+    if start is not None and not 0 <= start < duration:
+        raise VideoError(f"{path}: start is {start} s, must be at least 0 and before the end; {lasts}")
+    start = 0.0 if start is None else float(start)
+    if end is not None and not start < end <= duration + END_SLACK:
+        raise VideoError(f"{path}: end is {end} s, must be after start ({start} s) and in the clip; {lasts}")
+    return start, duration if end is None else min(float(end), duration)
+
+
+def report_damage(path: Path, num_missing: int, num_wanted: int) -> None:
+    """Log how many frames never came; raise VideoError when they are too many."""
+    text = f"{num_missing} of {num_wanted} chosen frames cannot be decoded, the file is damaged or cut short"
+    if num_wanted - num_missing < MIN_DECODED * num_wanted:
+        raise VideoError(f"{path}: {text}")
+    logger.warning("%s: %s; they are left out", path, text)

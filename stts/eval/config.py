@@ -1,0 +1,79 @@
+"""Settings of an evaluation, apart from runner.py: mistakes in them are found before torch is loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import STTSConfig
+
+logger = logging.getLogger(__name__)
+
+MODES = ("logits", "generate")
+BAD_VIDEOS = ("stop", "wrong")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How to ask a model the questions of a benchmark.
+
+    Raises ValueError, naming the key, for a value out of range.
+    """
+
+    benchmark: str
+    """Name that results are filed under."""
+    frames: int
+    """At most this many frames of each clip."""
+    max_fps: float = 2.0
+    backend: str = "auto"
+    sampling: str = "time"
+    """How frames are taken, as in stts.data.read_video."""
+    mode: str = "logits"
+    """"logits": compare the option letters as next token; "generate": read the letter from a reply."""
+    batch_size: int = 4
+    """Questions of one forward pass."""
+    limit: int | None = None
+    """Only the first so many questions. None: all."""
+    max_new_tokens: int = 12
+    """Length of a generated reply."""
+    bad_videos: str = "stop"
+    """A video that is missing or cannot be decoded: "stop" the run, or count its questions as "wrong"."""
+    seed: int = 0
+    """Of the random policy: with the same batch size the same windows are drawn again."""
+    progress: bool = True
+    """Show a progress bar."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What else belongs to the settings of a run, e.g. the model's name; compared when it is restarted."""
+
+    def __post_init__(self) -> None:
+        _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
+        _check(self.batch_size >= 1, "eval.batch_size", self.batch_size, "must be at least 1")
+        _check(self.limit is None or self.limit >= 1, "eval.limit", self.limit, "must be at least 1 or null")
+        _check(self.max_new_tokens >= 1, "eval.max_new_tokens", self.max_new_tokens, "must be at least 1")
+        _check(self.seed >= 0, "seed", self.seed, "must be 0 or more")
+        _check(self.mode in MODES, "eval.mode", self.mode, f"must be {' or '.join(MODES)}")
+        policies = " or ".join(BAD_VIDEOS)
+        _check(self.bad_videos in BAD_VIDEOS, "eval.bad_videos", self.bad_videos, f"must be {policies}")
+
+    def compared(self) -> dict[str, Any]:
+        """The settings that predictions depend on: a run goes on in a folder only with the same."""
+        names = ["benchmark", "frames", "max_fps", "backend", "sampling", "mode", "seed", "bad_videos"]
+        if self.mode == "generate":
+            names.append("max_new_tokens")
+        return {name: getattr(self, name) for name in names} | dict(self.notes)
+
+
+def warn_if_untrained(stts: STTSConfig, folder: Path) -> None:
+    """Say so when the windows are to be dropped by the scores of a model that was never trained to give any."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if stts.policy == "scorer" and stts.prune_ratio and "stts" not in config:
+        logger.warning("%s has no trained scorer: a random one decides which windows are dropped", folder)
+
+
+def _check(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}, {rule}")

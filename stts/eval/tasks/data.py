@@ -1,0 +1,45 @@
+"""The test questions of a data set of this library: the generated clips, or a JSONL file of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...data.rows import answer_index, read_jsonl, resolve_video
+from ...data.spec import DataSpec, load_data
+from .base import BenchmarkSpec, Question
+
+
+def load_test_rows(spec: BenchmarkSpec) -> list[Question]:
+    """Questions of the test file that spec.data names, generated first where they are synthetic.
+
+    Raises ValueError where there is no test file, or naming file and row of one that is not multiple choice.
+    """
+    paths = load_data(DataSpec.from_dict(spec.data))
+    if paths.test is None:
+        raise ValueError("data.test_annotations is not set: give the JSONL file of test questions")
+    root = paths.root or paths.test.parent
+    return [_question(paths.test, root, row) for row in read_jsonl(paths.test)]
+
+
+def _question(path: Path, root: Path, row: Mapping[str, Any]) -> Question:
+    try:
+        options = tuple(row["options"])
+        return Question(
+            id=str(row["id"]),
+            video=resolve_video(root, row["video"]),
+            question=row["question"],
+            options=options,
+            answer=answer_index(row["answer"], options),
+            category=row.get("category", ""),
+            start=row.get("start"),
+            end=row.get("end"),
+            evidence=tuple(row.get("evidence", ())),
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: {row.get('id', 'a row')!r} has no {error}, a test question needs it"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {row.get('id', 'a row')!r}: {error}") from error

@@ -1,0 +1,190 @@
+"""Models by name: the tiny one made on the spot, released Molmo2 from the hub, any saved folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .config import STTSConfig
+
+if TYPE_CHECKING:
+    from .data.processing import VideoProcessor
+    from .molmo2 import STTSMolmo2ForConditionalGeneration
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SCORER_PREFIX = "model.vision_tower.scorer."
+TRAINED_WITH = (
+    "insert_after",
+    "pool_width",
+    "bias_floor",
+    "bias_norm",
+    "position_ids",
+    "scorer_num_heads",
+    "scorer_hidden_dims",
+    "scorer_activation",
+)
+"""Settings a trained model brings along: under others its scores would mean something else, or not fit."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which weights to start from. Raises ValueError, naming the key, when a value makes no sense."""
+
+    path: str
+    """A folder, or a hub id such as allenai/Molmo2-4B."""
+    name: str = "model"
+    """"tiny": the folder is made when it does not exist. Else only a label."""
+    dtype: str = "auto"
+    """Of the weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, float32 elsewhere."""
+    attn_implementation: str | None = None
+    """Attention of the LLM: "sdpa", "flash_attention_2", ... None: transformers' choice."""
+    seed: int = 0
+    """tiny: of its random weights."""
+    lr: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rates that suit it, by part of the model: what train.lr refers to by default."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(
+                "model.path is empty: give a folder or a hub id, e.g. model.path=allenai/Molmo2-4B"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.dtype is {self.dtype!r}, must be one of {', '.join(DTYPES)}")
+
+
+def load_model(
+    spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None
+) -> tuple[STTSMolmo2ForConditionalGeneration, VideoProcessor]:
+    """Model, on the CPU and in eval mode, and the processor that goes with it.
+
+    checkpoint: a folder written by save_pretrained, to take instead of spec.path. A folder of this library
+    brings its scorer and what that was trained with (TRAINED_WITH); the rest of stts is obeyed. Plain Molmo2
+    weights get a fresh scorer. Raises ValueError, naming key and folder, when there is nothing there, it
+    cannot be downloaded, files are missing, or other tensors are missing or of the wrong shape.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    from .data.processing import VideoProcessor
+    from .molmo2 import STTSMolmo2ForConditionalGeneration
+
+    folder = find_folder(spec, checkpoint)
+    auto = "bfloat16" if torch.cuda.is_available() else "float32"
+    options = {"attn_implementation": spec.attn_implementation} if spec.attn_implementation else {}
+    try:
+        with quiet_transformers():
+            model, loaded = STTSMolmo2ForConditionalGeneration.from_pretrained(
+                folder,
+                stts=as_trained(stts, folder),
+                dtype=getattr(torch, auto if spec.dtype == "auto" else spec.dtype),
+                output_loading_info=True,
+                **options,
+            )
+    except (RuntimeError, OSError, SafetensorError, ImportError) as error:  # shapes, damage, no such attention
+        raise ValueError(f"cannot load {folder}: {error}") from error
+    _check_loaded(folder, loaded, [name for name, _ in model.named_parameters()])
+    return model, VideoProcessor.from_pretrained(folder, pool_width=model.stts.pool_width)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and no table of fresh tensors: what matters in them is checked and raised here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None) -> Path:
+    """The local folder that load_model loads, made or downloaded (or found in the hub's cache) if need be."""
+    if checkpoint is not None:
+        return check_folder(Path(checkpoint).expanduser(), "checkpoint")
+    path = Path(spec.path).expanduser()
+    if spec.name == "tiny" and not (path / "config.json").exists():
+        from .tiny import make_tiny
+
+        with quiet_transformers():
+            return make_tiny(path, spec.seed)
+    if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec.path):
+        return check_folder(path, "model.path")
+    return check_folder(download(spec.path), "model.path")
+
+
+def download(hub_id: str) -> Path:
+    """Fetch a model's files from the hub, or find them in its cache: their folder. No code is fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    except (OSError, HFValidationError) as error:
+        unknown = isinstance(error, RepositoryNotFoundError)
+        reason = "the hub does not know it" if unknown else "it is not in the cache and cannot be downloaded"
+        raise ValueError(
+            f"model.path is {hub_id!r}: there is no such folder here, and {reason} ({_first_line(error)}). "
+            f"Where there is a network run `hf download {hub_id} --local-dir DIR`, then give model.path=DIR"
+        ) from error
+
+
+def check_folder(folder: Path, key: str) -> Path:
+    """The folder. Raises ValueError, naming key, unless it has config.json and all its safetensors."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{key} is {str(folder)!r}: no such folder (nor is it a hub id such as allenai/Molmo2-4B)"
+        )
+    if not (folder / "config.json").exists():
+        inside = next((name for name in ("model", "hf") if (folder / name / "config.json").exists()), None)
+        hint = (
+            f"did you mean {folder / inside}?" if inside else "it must be a folder written by save_pretrained"
+        )
+        raise ValueError(f"{key} is {str(folder)!r}, which has no config.json; {hint}")
+    index = folder / "model.safetensors.index.json"
+    wanted = {"model.safetensors"}
+    if index.exists():
+        wanted = set(json.loads(index.read_text())["weight_map"].values())
+    if missing := sorted(name for name in wanted if not (folder / name).exists()):
+        raise ValueError(
+            f"{key} is {str(folder)!r}, whose weights are not complete: {', '.join(missing[:3])} missing; "
+            "copy or download the folder again"
+        )
+    return folder
+
+
+def as_trained(stts: STTSConfig, folder: Path) -> STTSConfig:
+    """The settings, with those of TRAINED_WITH as the folder has them, if it was saved by this library.
+
+    Raises ValueError when one of those was set, to something else than the folder's value.
+    """
+    saved = json.loads((folder / "config.json").read_text()).get("stts")
+    if not saved:
+        return stts
+    trained, default = STTSConfig.from_dict(saved), STTSConfig()
+    for name in TRAINED_WITH:
+        asked, found = getattr(stts, name), getattr(trained, name)
+        if asked not in (found, getattr(default, name)):
+            raise ValueError(f"{name} is {asked!r}, but the model in {folder} was trained with {found!r}")
+    return stts.replace(**{name: getattr(trained, name) for name in TRAINED_WITH})
+
+
+def _check_loaded(folder: Path, loaded: dict, names: list[str]) -> None:
+    """Raises ValueError unless all parameters (names), but those of a fresh scorer, came from the folder."""
+    scorer = {name for name in names if name.startswith(SCORER_PREFIX)}
+    missing = set(loaded["missing_keys"])
+    if lost := sorted(missing if missing & scorer != scorer else missing - scorer):
+        raise ValueError(f"{folder} lacks {len(lost)} of the model's tensors, {lost[0]} for one")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,88 @@
+"""AdamW with a learning rate for each part of the model, and the schedule they share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .train_config import GROUPS, LearningRates, TrainConfig
+
+PREFIXES = {
+    "scorer": "model.vision_tower.scorer.",
+    "vision": "model.vision_tower.",
+    "adapter": "model.multi_modal_projector.",
+}
+"""Part -> the names of its parameters begin with; first match wins, everything else is the LLM."""
+
+
+def group_of(name: str) -> str:
+    """The part of the model, one of GROUPS, that a parameter belongs to by its name."""
+    return next((group for group, prefix in PREFIXES.items() if name.startswith(prefix)), "llm")
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices are decayed; biases, norm weights (all one-dimensional) and the table of positions are not."""
+    return parameter.ndim >= 2 and not name.endswith("positional_embedding")
+
+
+def freeze(model: nn.Module, rates: LearningRates) -> None:
+    """Parameters of parts with learning rate 0 get no gradient, all others do."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(getattr(rates, group_of(name)) > 0)
+
+
+def parameter_groups(model: nn.Module, rates: LearningRates, weight_decay: float) -> list[dict]:
+    """Trainable parameters, each in exactly one AdamW group with its part's name, learning rate and decay.
+
+    Raises ValueError when a part that should be trained has no parameters that take a gradient.
+    """
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members.setdefault((group_of(name), is_decayed(name, parameter)), []).append(parameter)
+    groups = []
+    for group in GROUPS:
+        rate = getattr(rates, group)
+        found = [decayed for decayed in (True, False) if (group, decayed) in members]
+        if rate and not found:
+            raise ValueError(
+                f"train.lr.{group} is {rate} but the model has no trainable parameter in that part"
+            )
+        for decayed in found:
+            groups.append(
+                {
+                    "params": members[group, decayed],
+                    "name": group,
+                    "lr": rate,
+                    "weight_decay": weight_decay if decayed else 0.0,
+                }
+            )
+    return groups
+
+
+def lr_factor(step: int, config: TrainConfig) -> float:
+    """Share of the peak learning rate at a step, counted from 0: linear warm-up, then cosine or constant."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the model's trainable parameters, fused on CUDA."""
+    groups = parameter_groups(model, config.lr, config.weight_decay)
+    on_cuda = all(p.is_cuda for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, betas=config.betas, fused=on_cuda)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> dict[str, float]:
+    """Give every group its learning rate for a step; returns part -> rate. A function of the step alone, so a
+    resumed run has no schedule to restore."""
+    factor = lr_factor(step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = getattr(config.lr, group["name"]) * factor
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}

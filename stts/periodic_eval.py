@@ -1,0 +1,39 @@
+"""A benchmark asked while training goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .eval.config import EvalConfig
+from .eval.tasks import BenchmarkSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .data.processing import VideoProcessor
+
+REPORTED = ("accuracy", "n", "kept", "evidence_recall")
+
+
+def periodic_evaluation(
+    spec: BenchmarkSpec, settings: EvalConfig, processor: VideoProcessor, output_dir: Path
+) -> Callable[[nn.Module, int], Mapping[str, Any]]:
+    """What `train` takes as `evaluate`: writes output_dir/eval/step-XXXXXXX, returns the numbers of REPORTED.
+
+    Raises ValueError at once when files of the benchmark are missing.
+    """
+    from .eval.runner import evaluate
+    from .eval.tasks.registry import load_questions
+
+    questions = load_questions(spec, settings.limit)
+
+    def ask(model: nn.Module, step: int) -> Mapping[str, Any]:
+        folder = output_dir / "eval" / f"step-{step:07d}"
+        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed before its next checkpoint
+        results = evaluate(model, processor, questions, settings, folder)
+        return {name: results[name] for name in REPORTED}
+
+    return ask

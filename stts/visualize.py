@@ -1,0 +1,114 @@
+"""Pictures: which windows survived, frame by frame, and the curves of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .data.pixels import resize_frames
+
+MAX_COLUMNS = 12
+"""Frames side by side at most; longer clips show evenly spaced ones."""
+DIMMED = 0.3
+"""Brightness of a dropped window, which also turns blue."""
+BLUE = np.array([10, 25, 70])
+
+
+def dim_dropped(frame: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Darken the dropped windows of one frame and tint them blue.
+
+    frame: (H, W, 3) uint8; keep: (rows, cols) bool, True = kept. Returns (H, W, 3) uint8.
+    """
+    rows, cols = keep.shape
+    y = np.arange(frame.shape[0]) * rows // frame.shape[0]
+    x = np.arange(frame.shape[1]) * cols // frame.shape[1]
+    dimmed = frame.mean(-1, keepdims=True) * DIMMED + BLUE
+    return np.where(keep[y][:, x][..., None], frame, dimmed).astype(np.uint8)
+
+
+def draw_kept(
+    frames: np.ndarray,
+    keeps: Mapping[str, np.ndarray],
+    path: str | os.PathLike,
+    timestamps: Sequence[float] | None = None,
+    evidence: np.ndarray | None = None,
+    title: str = "",
+    size: int = 192,
+) -> Path:
+    """Draw what each policy kept of one clip: a row per policy, a column per frame, dropped windows dark.
+
+    frames: (T, H, W, 3) uint8; keeps: name of a policy -> (T, rows, cols) bool; timestamps: (T,) seconds;
+    evidence: (T, rows, cols) bool, outlined. The share of windows kept stands over each frame. Returns path.
+    """
+    shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_COLUMNS)).round().astype(int))
+    frames = resize_frames(frames[shown], size)
+    figure, axes = plt.subplots(
+        len(keeps),
+        len(shown),
+        figsize=(1.3 * len(shown) + 0.9, 1.55 * len(keeps) + (0.5 if title else 0.15)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (name, keep) in zip(axes, keeps.items(), strict=True):
+        for ax, t, frame in zip(row, shown, frames, strict=True):
+            ax.imshow(dim_dropped(frame, keep[t]))
+            _bare(ax)
+            seconds = "" if timestamps is None else f"{timestamps[t]:.1f} s  "
+            ax.set_title(f"{seconds}{keep[t].mean():.0%}", fontsize=7, pad=2)
+            if evidence is not None:
+                _outline(ax, evidence[t], size)
+        row[0].set_ylabel(f"{name}\n{keep.mean():.0%} kept", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
+def draw_curves(metrics: str | os.PathLike, path: str | os.PathLike) -> Path:
+    """Draw a run's metrics.jsonl: losses, scores and the share kept, over optimizer steps. Returns path."""
+    rows = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
+    panels = [("lm_loss", "aux_loss"), ("score_mean", "score_std"), ("kept",)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained")
+    for ax, names in zip(axes, panels, strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if points:
+                ax.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
+        ax.set_xlabel("step")
+        ax.set_ylim(bottom=0)
+        ax.spines[["top", "right"]].set_visible(False)
+        if ax.lines:
+            ax.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _bare(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _outline(ax: Axes, marked: np.ndarray, size: int) -> None:
+    """A frame around every marked window."""
+    height, width = size / marked.shape[0], size / marked.shape[1]
+    for r, c in zip(*np.nonzero(marked), strict=True):
+        corner = (c * width - 0.5, r * height - 0.5)
+        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#ffd60a", linewidth=1.5))
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,38 @@
+"""Shared fixtures: the tiny model and a handful of clips, made once a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small: more threads only wait for each other
+os.environ["WANDB_MODE"] = "offline"  # should a test ever start it by mistake
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, plain Molmo2 without a scorer."""
+    from stts.tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("models") / "tiny-seed0")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six training clips of 2 s with 3 questions each, two test clips."""
+    from stts.data.synthetic import make_synthetic
+
+    folder = tmp_path_factory.mktemp("data") / "clips"
+    return make_synthetic(folder, num_train=6, num_test=2, slots=5, questions_per_clip=3, seed=1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stts.data.prompts import LETTERS
+from stts.eval.answers import letter_token_ids, parse_letter
+
+BALLS = ("red ball", "blue ball", "green ball", "none of them")
+PEOPLE = ("A man runs", "C bakes bread", "A dog sleeps")
+NUMBERS = ("1", "2", "1.5", "10")
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        # a letter, alone or marked
+        ("B", "B"),
+        ("b", "B"),
+        (" B\n", "B"),
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("[B]", "B"),
+        ("**B**", "B"),
+        ('"B"', "B"),
+        ("\uff22", "B"),  # full width
+        ("B. blue ball", "B"),
+        ("b) blue ball", "B"),
+        ("(B) blue ball", "B"),
+        ("**B:** blue ball", "B"),
+        ("B: blue ball\nbecause it is the only one.", "B"),
+        ("A. blue ball", "A"),  # the letter goes before the text
+        # the text of an option
+        ("blue ball", "B"),
+        ("Blue  Ball.", "B"),
+        ("The answer is blue ball.", "B"),
+        ("Correct answer: green ball", "C"),
+        ("None of them", "D"),
+        # letters in prose
+        ("The answer is C", "C"),
+        ("the correct answer is (c).", "C"),
+        ("Answer: **(C)**", "C"),
+        ("Answer:C", "C"),
+        ("<answer>C</answer>", "C"),
+        ("The best answer would be option C, I think", "C"),
+        ("I think the answer is A because it is round", "A"),
+        ("Option D is right", "D"),
+        ("My choice: D", "D"),
+        ("Option A is wrong, the answer is D.", "D"),
+        ("Option A is not right. Option D is.", "D"),
+        ("I would pick C.", "C"),
+        ("It has to be A, no doubt", "A"),
+        ("It is (C) for sure", "C"),
+        ("It is not B, so C.", "C"),
+        (r"\boxed{B}", "B"),
+        # several letters
+        ("A and C", None),
+        ("A, B", None),
+        ("A or B", None),
+        ("Both A and B.", None),
+        ("The answer is A or B.", None),
+        ("The answer is A. No, the answer is B.", None),
+        ("A. red ball\nB. blue ball\nC. green ball", None),
+        ("A\nB", None),
+        # no letter
+        ("", None),
+        ("   \n", None),
+        ("I cannot tell.", None),
+        ("I'm sorry, but I can't see a ball.", None),
+        ("A man throws the ball", None),
+        ("A ball", None),
+        ("The answer is a man", None),
+        ("The answer is A man with a hat", None),
+        ("Because", None),
+        ("Definitely", None),
+        ("It is not B.", None),
+        ("It isn't B.", None),
+        ("not option B", None),
+        ("The ball is red", None),  # an option's words inside prose are not an answer
+        ("E", None),  # past the last option
+        ("The answer is E.", None),
+        ("Z) something", None),
+        ("42", None),
+    ],
+)
+def test_replies(reply: str, answer: str | None) -> None:
+    assert parse_letter(reply, BALLS) == (None if answer is None else LETTERS.index(answer))
+
+
+@pytest.mark.parametrize(
+    ("reply", "options", "index"),
+    [
+        ("A man runs", PEOPLE, 0),
+        ("The answer is A dog sleeps.", PEOPLE, 2),
+        ("C bakes bread", PEOPLE, 1),
+        ("C is baking some bread", PEOPLE, None),
+        ("C", PEOPLE, 2),
+        ("2", NUMBERS, 1),
+        ("1.5", NUMBERS, 2),
+        ("answer: 10", NUMBERS, 3),
+        ("3", NUMBERS, None),
+        ("D", ("yes", "no"), None),
+        ("No.", ("yes", "no"), 1),
+        ("No, I cannot", ("yes", "no"), None),
+        ("same", ("same", "same", "other"), None),  # two options read alike
+        ("G", tuple("1234567"), 6),
+        ("I", tuple("123456789"), 8),
+        ("I think so", tuple("123456789"), None),
+    ],
+)
+def test_replies_to_other_options(reply: str, options: tuple[str, ...], index: int | None) -> None:
+    assert parse_letter(reply, options) == index
+
+
+FORMS = (
+    "{}",
+    "{}.",
+    "({})",
+    "{})",
+    "{}:",
+    "{}. {}",
+    "({}) {}",
+    "Answer: {}",
+    "The answer is {}.",
+    "I choose {}.",
+)
+
+
+@given(st.integers(2, 8), st.integers(0, 7), st.sampled_from(FORMS))
+def test_every_letter_in_every_plain_form(num_options: int, index: int, form: str) -> None:
+    options = [f"thing number {i}" for i in range(num_options)]
+    reply = form.format(LETTERS[index], f"thing number {index}")
+    assert parse_letter(reply, options) == (index if index < num_options else None)
+
+
+@given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=7))
+def test_any_text_gives_an_option_or_nothing(reply: str, options: list[str]) -> None:
+    index = parse_letter(reply, options)
+    assert index is None or 0 <= index < len(options)
+
+
+class Chat:
+    """A processor over characters; `space` puts one in front of every reply, as some templates do."""
+
+    def __init__(self, space: str = "", generation: str = "assistant:") -> None:
+        self.space, self.generation = space, generation
+
+    def __call__(self, messages: list[dict], add_generation_prompt: bool = False) -> dict:
+        reply = {"user": "user:{};", "assistant": f"assistant:{self.space}{{}};"}
+        text = "".join(reply[m["role"]].format(m["content"]) for m in messages)
+        words = (text + self.generation * add_generation_prompt).replace(" A", "1").replace(" B", "2")
+        return {"input_ids": torch.tensor([ord(c) for c in words])}
+
+
+def test_letter_tokens_follow_the_generation_prompt() -> None:
+    assert letter_token_ids(Chat(), 3) == [ord("A"), ord("B"), ord("C")]
+    assert letter_token_ids(Chat(space=" "), 2) == [ord("1"), ord("2")]  # " A" is another token than "A"
+
+
+def test_letter_tokens_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one token for several letters.*eval\.mode=generate"):
+        letter_token_ids(Chat(space="  "), 2)  # the first token of every reply is a space
+    with pytest.raises(ValueError, match=r"does not continue.*eval\.mode=generate"):
+        letter_token_ids(Chat(generation="bot:"), 2)
+    with pytest.raises(ValueError, match="27 options"):
+        letter_token_ids(Chat(), 27)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stts import STTSConfig
+
+
+def test_survives_json():
+    config = STTSConfig(prune_ratio=0.3, scorer_hidden_dims=(96, 48), policy="temporal")
+    assert STTSConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prune_ratio", 1.0),
+        ("prune_ratio", -0.1),
+        ("insert_after", -1),
+        ("pool_width", 0),
+        ("policy", "magic"),
+        ("aux_loss_weight", -1),
+        ("bias_floor", 0),
+        ("bias_norm", "column"),
+        ("position_ids", "new"),
+        ("attention", "fast"),
+    ],
+)
+def test_values_out_of_range_are_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} is {value!r}, must"):
+        STTSConfig(**{field: value})
+    with pytest.raises(ValueError, match=f"{field} is {value!r}"):
+        STTSConfig().replace(**{field: value})
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ValueError, match="unknown STTS setting prun_ratio; known: attention"):
+        STTSConfig.from_dict({"prun_ratio": 0.5})

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from importlib import metadata
+
+import pytest
+
+from stts import STTSConfig, answer, demo
+from stts.data import read_video
+from stts.data.spec import DataPaths
+from stts.demo import Arm, DemoConfig, filmed_clip, run_demo
+from stts.eval.tasks.base import BenchmarkSpec
+from stts.eval.tasks.data import load_test_rows
+from stts.models import ModelSpec, load_model
+
+LR = {"vision": 4e-4, "adapter": 4e-4, "llm": 2e-3, "scorer": 1.6e-3}
+
+
+@pytest.mark.slow
+def test_demo_compares_arms_and_goes_on_where_it_stopped(tiny_folder, clips, tmp_path, capsys):
+    config = DemoConfig((Arm("none", 0), Arm("scorer", 0.5), Arm("random", 0.5)), steps=2, batch_size=2)
+    spec = ModelSpec(path=str(tiny_folder), lr=LR)
+    data = DataPaths(clips / "train.jsonl", clips / "test.jsonl", clips)
+    names = {"num_train": 6, "num_test": 2, "slots": 5, "questions_per_clip": 3, "seed": 1}
+    questions = load_test_rows(
+        BenchmarkSpec("synthetic", "data", data={"name": "synthetic", "folder": str(clips), **names})
+    )
+    rows = run_demo(config, spec, data, questions, tmp_path)
+    assert rows == json.loads((tmp_path / "results.json").read_text())
+    assert [(row["policy"], row["prune_ratio"]) for row in rows] == [
+        ("none", 0),
+        ("scorer", 0.5),
+        ("random", 0.5),
+    ]
+    assert [row["kept"] for row in rows] == [1, 0.5, 0.5]
+    assert rows[0]["evidence_recall"] == 1
+    assert all(row["seconds_per_step"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
+    assert (tmp_path / "kept_generated.png").exists()
+    assert (tmp_path / "scorer-0.5" / "curves.png").exists()
+    capsys.readouterr()
+    assert run_demo(config, spec, data, questions, tmp_path) == rows
+    assert capsys.readouterr().out.count("nothing to do") == 3
+
+
+def test_arms_that_make_no_sense_are_named():
+    with pytest.raises(ValueError, match="arm none has prune_ratio 0.5"):
+        Arm("none", 0.5)
+    with pytest.raises(ValueError, match="arm scorer has prune_ratio 0"):
+        Arm("scorer", 0)
+    with pytest.raises(ValueError, match="policy is 'magic'"):
+        Arm("magic", 0.5)
+    with pytest.raises(ValueError, match="without repetitions"):
+        DemoConfig((Arm("random", 0.5), Arm("random", 0.5)))
+
+
+def test_filmed_clip_is_optional(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(demo.metadata, "files", missing)
+    assert filmed_clip() is None
+
+
+def test_answer_continues_the_prompt(tiny_folder, clips):
+    model, processor = load_model(ModelSpec(path=str(tiny_folder)), STTSConfig(prune_ratio=0.5))
+    clip = read_video(next((clips / "videos").glob("*.mp4")), frames=8)
+    reply = answer(model, processor, "What colour was it?", clip, ("red", "blue"), max_new_tokens=3)
+    assert isinstance(reply, str)
+    assert model.last_keep_windows.float().mean() == 0.5
+    answer(model, processor, "Anything?", max_new_tokens=1)
+    assert model.last_keep_windows is None

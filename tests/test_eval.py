@@ -1,0 +1,556 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import Molmo2ForConditionalGeneration
+
+import stts.eval.runner as runner
+from stts.cli import CONFIG_DIR, explain
+from stts.config import STTSConfig
+from stts.data import VideoError, VideoProcessor, multiple_choice_prompt, read_video, write_video
+from stts.eval.config import EvalConfig
+from stts.eval.report import comparison_table, print_results
+from stts.eval.runner import evaluate
+from stts.eval.tasks import Question
+from stts.molmo2 import STTSMolmo2ForConditionalGeneration
+from stts.tiny import make_tiny
+
+ROOT = CONFIG_DIR.parent
+WINDOWS = 16
+GREYS = (30, 90, 150, 210)
+"""How bright a clip is painted, by the letter it stands for: A, B, C, D."""
+SECONDS = (1.0, 3.0, 2.0, 1.5, 2.5)
+"""Lengths of the clips, all different, so that rows of a batch differ too."""
+CONFIG = EvalConfig("painted", frames=16, batch_size=3, progress=False)
+
+
+class Painted(nn.Module):
+    """Stands in for the model: answers with the letter each clip is painted in.
+
+    Windows go from the end of the clip (policy scorer) or by chance (random). Everywhere but at the end of a
+    prompt the likeliest token is the letter after the right one: reading elsewhere gives a wrong answer.
+    """
+
+    def __init__(self, processor: VideoProcessor, ratio: float = 0.5, policy: str = "scorer") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.stts = STTSConfig(prune_ratio=ratio, policy=policy)
+        self.tokenizer = processor.tokenizer
+        self.letters = self.tokenizer.convert_tokens_to_ids(list("ABCDEF"))
+        self.say: Callable[[int], str] = lambda letter: "ABCD"[letter]
+        self.asked = 0
+        self.stop_after: int | None = None
+
+    def _look(self, videos: Tensor, grids: Tensor) -> tuple[list[int], list[Tensor]]:
+        if self.asked == self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += 1
+        assert not torch.is_grad_enabled()
+        assert not self.training
+        letters, keeps = [], []
+        for video in videos.split(grids[:, 0].tolist()):
+            letters.append(int(np.abs(np.subtract(GREYS, video.float().mean().item())).argmin()))
+            frames = len(video)
+            drop = min(int(frames * WINDOWS * self.stts.prune_ratio + 1e-6), (frames - 1) * WINDOWS)
+            rank = (
+                torch.rand(frames * WINDOWS)
+                if self.stts.policy == "random"
+                else -torch.arange(frames * WINDOWS)
+            )
+            keep = torch.ones(frames * WINDOWS, dtype=torch.bool)
+            keep[rank.argsort()[:drop]] = False
+            keeps.append(keep.view(frames, WINDOWS))
+        return letters, keeps
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        video_grids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: Tensor,
+        **_: Any,
+    ) -> SimpleNamespace:
+        letters, keeps = self._look(pixel_values_videos, video_grids)
+        lengths = [int(mask.sum() - (~keep).sum()) for mask, keep in zip(attention_mask, keeps, strict=True)]
+        logits = torch.zeros(len(letters), max(lengths), len(self.tokenizer))
+        for row, (letter, length) in enumerate(zip(letters, lengths, strict=True)):
+            logits[row, :, self.letters[(letter + 1) % 4]] = 5
+            logits[row, length - 1, self.letters[letter]] = 9
+            logits[row, length - 1, self.letters[5]] = 50  # "F", which no question here has
+        pruned = any(not keep.all() for keep in keeps)
+        keep = torch.cat(keeps) if pruned else None
+        return SimpleNamespace(logits=logits[:, logits_to_keep], keep_windows=keep)
+
+    def generate(self, input_ids: Tensor, **inputs: Any) -> Tensor:
+        letters, keeps = self._look(inputs["pixel_values_videos"], inputs["video_grids"])
+        self.last_keep_windows = torch.cat(keeps)
+        replies = [
+            self.tokenizer(self.say(letter))["input_ids"] + [self.tokenizer.eos_token_id]
+            for letter in letters
+        ]
+        longest = max(map(len, replies))
+        new = torch.tensor([reply + [inputs["pad_token_id"]] * (longest - len(reply)) for reply in replies])
+        return torch.cat([input_ids, new[:, : inputs["max_new_tokens"]]], 1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the tests share: a processor and clips, each a uniform grey but the last."""
+
+    processor: VideoProcessor
+    videos: list[Path]
+    tiny: Path
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    folder = tmp_path_factory.mktemp("eval")
+    tiny = make_tiny(folder / "tiny")
+    videos = []
+    for number, seconds in enumerate(SECONDS):
+        grey = GREYS[number % 4]
+        videos.append(folder / f"clip{number}.mp4")
+        frames = [np.full((48, 64, 3), grey, np.uint8) for _ in range(int(8 * seconds))]
+        write_video(videos[-1], frames, fps=8)
+    return Setting(VideoProcessor.from_pretrained(tiny), videos, tiny)
+
+
+def questions_about(videos: Sequence[Path], each: int = 2) -> list[Question]:
+    """Questions about painted clips whose right answer is the painted letter, but for each third one."""
+    questions = []
+    for number, video in enumerate(videos):
+        for part in range(each):
+            i = number * each + part
+            answer = (number + (i % 3 == 2)) % 4
+            text = f"Which letter{' is it' * (i % 4)}?"
+            options = ("red", "green", "blue", "white")
+            questions.append(Question(f"q{i}", video, text, options, answer, "even" if i % 2 == 0 else "odd"))
+    return questions
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def without_time(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_time(item) for key, item in value.items() if key != "seconds"}
+    return [without_time(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("mode", ["logits", "generate"])
+def test_painted_letters_are_read(setting: Setting, tmp_path: Path, mode: str, ratio: float) -> None:
+    questions = questions_about(setting.videos)  # 10 questions in batches of 3: every batch mixes lengths
+    model = Painted(setting.processor, ratio)
+    results = evaluate(model, setting.processor, questions, replace(CONFIG, mode=mode), tmp_path)
+    assert (results["accuracy"], results["n"], results["unparsed"]) == (0.7, 10, 0)
+    # of q0 .. q9 the wrong ones are q2, q5, q8
+    assert results["by_category"]["even"] == {"accuracy": 0.6, "n": 5, "unparsed": 0}
+    assert results["by_category"]["odd"] == {"accuracy": 0.8, "n": 5, "unparsed": 0}
+    frames = [int(2 * seconds) + (seconds % 0.5 == 0) for seconds in SECONDS for _ in range(2)]
+    drops = [min(int(t * WINDOWS * ratio + 1e-6), (t - 1) * WINDOWS) for t in frames]
+    shares = [1 - drop / (t * WINDOWS) for drop, t in zip(drops, frames, strict=True)]
+    assert results["kept"] == pytest.approx(np.mean(shares), abs=1e-6)
+    assert [line["id"] for line in read_lines(tmp_path)] == [question.id for question in questions]
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert results["settings"]["prune_ratio"] == ratio
+
+
+def test_replies_that_name_no_option_are_wrong(setting: Setting, tmp_path: Path) -> None:
+    model = Painted(setting.processor)
+    model.say = lambda letter: "no idea" if letter == 1 else f"The answer is {'ABCD'[letter]}."
+    config = replace(CONFIG, mode="generate", max_new_tokens=40)
+    results = evaluate(model, setting.processor, questions_about(setting.videos), config, tmp_path)
+    # clip 1 (q2, q3) is the one painted B; q2 was wrong anyway
+    assert (results["accuracy"], results["unparsed"]) == (0.6, 2)
+    assert results["by_category"]["odd"] == {"accuracy": 0.6, "n": 5, "unparsed": 1}
+    assert [line["predicted"] for line in read_lines(tmp_path)[:4]] == ["A", "A", None, None]
+    assert read_lines(tmp_path)[2]["reply"].strip() == "no idea"
+
+
+def test_evidence_recall(setting: Setting, tmp_path: Path) -> None:
+    """The model drops from the end; of clip 1, 7 frames of 16 windows, the last 56 go: 3.5 frames."""
+    box = {"box": [0, 0, 1, 0.25]}  # the first row of windows: 4
+    whole = {"box": [0, 0, 1, 1]}
+    evidence = {
+        "first": [{"start": 0, "end": 0.4} | box],
+        "last": [{"start": 2.4, "end": 2.6} | box],
+        "both": [{"start": 0, "end": 0.4} | box, {"start": 2.4, "end": 2.6} | box],
+        "cut": [{"start": 1.4, "end": 1.6} | whole],  # frame 3, at 1.5 s: the upper half stays
+        "unseen": [{"start": 0.1, "end": 0.4} | box],  # between two sampled frames
+        "none": [],
+    }
+    (base,) = questions_about(setting.videos[1:2], each=1)
+    questions = [replace(base, id=name, evidence=tuple(items)) for name, items in evidence.items()]
+    results = evaluate(Painted(setting.processor), setting.processor, questions, CONFIG, tmp_path / "half")
+    recalls = {line["id"]: line["evidence_recall"] for line in read_lines(tmp_path / "half")}
+    assert recalls == {"first": 1.0, "last": 0.0, "both": 0.5, "cut": 0.5, "unseen": None, "none": None}
+    assert results["evidence_recall"] == 0.5
+    unpruned = evaluate(
+        Painted(setting.processor, 0.0), setting.processor, questions, CONFIG, tmp_path / "all"
+    )
+    assert (unpruned["evidence_recall"], unpruned["kept"]) == (1.0, 1.0)
+
+
+def test_without_evidence_there_is_no_recall(setting: Setting, tmp_path: Path) -> None:
+    results = evaluate(
+        Painted(setting.processor), setting.processor, questions_about(setting.videos[:1]), CONFIG, tmp_path
+    )
+    assert results["evidence_recall"] is None
+
+
+def test_only_the_asked_part_of_a_video_is_shown(setting: Setting, tmp_path: Path) -> None:
+    video = tmp_path / "changes.mp4"
+    write_video(video, [np.full((48, 64, 3), GREYS[3 if i < 24 else 0], np.uint8) for i in range(48)], fps=8)
+    question = Question("q", video, "Which?", ("a", "b", "c", "d"), 0)
+    parts = [replace(question, id="first", end=2.5), replace(question, id="second", start=3.5)]
+    evaluate(Painted(setting.processor), setting.processor, parts, CONFIG, tmp_path / "out")
+    assert {line["id"]: line["predicted"] for line in read_lines(tmp_path / "out")} == {
+        "first": "D",
+        "second": "A",
+    }
+
+
+def test_a_video_is_decoded_once_for_questions_in_a_row(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    real = runner.read_video
+    monkeypatch.setattr(
+        runner, "read_video", lambda path, *args, **kwargs: read.append(path) or real(path, *args, **kwargs)
+    )
+    questions = questions_about(setting.videos, each=4)  # 4 questions a video across batches of 3
+    evaluate(Painted(setting.processor), setting.processor, questions, CONFIG, tmp_path)
+    assert read == setting.videos
+
+
+class TestRestart:
+    def ask(
+        self, setting: Setting, folder: Path, model: Painted | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        model = model or Painted(setting.processor)
+        questions = changes.pop("questions", None) or questions_about(setting.videos)
+        return evaluate(model, setting.processor, questions, replace(CONFIG, **changes), folder)
+
+    @pytest.mark.parametrize("policy", ["scorer", "random"])
+    def test_a_stopped_run_goes_on_and_equals_one_that_never_stopped(
+        self, setting: Setting, tmp_path: Path, policy: str
+    ) -> None:
+        evidence = ({"start": 0, "end": 9, "box": [0, 0, 1, 1]},)
+        questions = [replace(question, evidence=evidence) for question in questions_about(setting.videos)]
+        whole = self.ask(
+            setting, tmp_path / "whole", Painted(setting.processor, policy=policy), questions=questions
+        )
+        stopping = Painted(setting.processor, policy=policy)
+        stopping.stop_after = 2
+        with pytest.raises(KeyboardInterrupt):
+            self.ask(setting, tmp_path / "parts", stopping, questions=questions)
+        assert len(read_lines(tmp_path / "parts")) == 6, "what two batches of three gave is on disk"
+        assert not (tmp_path / "parts/results.json").exists()
+        rest = Painted(setting.processor, policy=policy)
+        torch.manual_seed(99)  # nothing may depend on the random state a run begins with
+        parts = self.ask(setting, tmp_path / "parts", rest, questions=questions)
+        assert rest.asked == 2, "the last four questions: two batches"
+        assert without_time(parts) == without_time(whole)
+        assert without_time(read_lines(tmp_path / "parts")) == without_time(read_lines(tmp_path / "whole"))
+
+    def test_a_batch_recorded_in_part_is_asked_whole_and_recorded_once(
+        self, setting: Setting, tmp_path: Path
+    ) -> None:
+        whole = self.ask(setting, tmp_path / "whole", Painted(setting.processor, policy="random"))
+        lines = (tmp_path / "whole/predictions.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts/settings.json").write_text((tmp_path / "whole/settings.json").read_text())
+        torn = "".join(lines[:4]) + lines[4][:-20]  # killed while the fifth line was being written
+        (tmp_path / "parts/predictions.jsonl").write_text(torn)
+        parts = self.ask(setting, tmp_path / "parts", Painted(setting.processor, policy="random"))
+        assert without_time(parts) == without_time(whole)
+        assert without_time(read_lines(tmp_path / "parts")) == without_time(read_lines(tmp_path / "whole"))
+
+    def test_a_finished_run_is_not_asked_again(self, setting: Setting, tmp_path: Path) -> None:
+        first = self.ask(setting, tmp_path)
+        (tmp_path / "results.json").unlink()
+        again = Painted(setting.processor)
+        assert self.ask(setting, tmp_path, again) == first
+        assert again.asked == 0
+        assert (tmp_path / "results.json").exists()
+
+    def test_more_questions_and_other_batches_may_follow(self, setting: Setting, tmp_path: Path) -> None:
+        few = self.ask(setting, tmp_path, limit=4)
+        assert few["n"] == 4
+        rest = Painted(setting.processor)
+        assert self.ask(setting, tmp_path, rest, batch_size=5)["n"] == 10
+        assert without_time(self.ask(setting, tmp_path, limit=4)) == without_time(few)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"frames": 8}, "frames is 16 there and 8 now"),
+            ({"mode": "generate"}, "mode is 'logits' there and 'generate' now"),
+            ({"max_fps": 1.0}, "max_fps is 2.0 there and 1.0 now"),
+            ({"seed": 1}, "seed is 0 there and 1 now"),
+            ({"benchmark": "other"}, "benchmark is 'painted' there and 'other' now"),
+            ({"notes": {"checkpoint": "b"}}, "checkpoint is 'a' there and 'b' now"),
+        ],
+    )
+    def test_other_settings_are_refused(
+        self, setting: Setting, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        self.ask(setting, tmp_path, notes={"checkpoint": "a"})
+        before = (tmp_path / "predictions.jsonl").read_bytes()
+        with pytest.raises(ValueError, match=message) as error:
+            self.ask(setting, tmp_path, **{"notes": {"checkpoint": "a"}} | changes)
+        assert str(tmp_path) in str(error.value)
+        assert (tmp_path / "predictions.jsonl").read_bytes() == before
+
+    def test_another_ratio_policy_or_weights_are_refused(self, setting: Setting, tmp_path: Path) -> None:
+        self.ask(setting, tmp_path)
+        with pytest.raises(ValueError, match=r"prune_ratio is 0\.5 there and 0\.3 now"):
+            self.ask(setting, tmp_path, Painted(setting.processor, 0.3))
+        with pytest.raises(ValueError, match="policy is 'scorer' there and 'random' now"):
+            self.ask(setting, tmp_path, Painted(setting.processor, policy="random"))
+        trained = Painted(setting.processor)
+        trained.weight.data[1] = 1e-3
+        with pytest.raises(ValueError, match="weights is "):
+            self.ask(setting, tmp_path, trained)
+
+    def test_random_draws_belong_to_a_batch_size(self, setting: Setting, tmp_path: Path) -> None:
+        self.ask(setting, tmp_path, Painted(setting.processor, policy="random"))
+        with pytest.raises(ValueError, match="batch_size is 3 there and 2 now"):
+            self.ask(setting, tmp_path, Painted(setting.processor, policy="random"), batch_size=2)
+
+    def test_a_changed_benchmark_is_refused(self, setting: Setting, tmp_path: Path) -> None:
+        self.ask(setting, tmp_path)
+        questions = questions_about(setting.videos)
+        questions[4] = replace(questions[4], options=("1", "2", "3", "4"))
+        with pytest.raises(ValueError, match="question 'q4' with another options: the benchmark has changed"):
+            self.ask(setting, tmp_path, questions=questions)
+
+    def test_predictions_that_cannot_be_trusted_are_refused(self, setting: Setting, tmp_path: Path) -> None:
+        self.ask(setting, tmp_path)
+        path = tmp_path / "predictions.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:2], "[1, 2]\n", *lines[3:]]))
+        with pytest.raises(ValueError, match=r"predictions\.jsonl:3: not a prediction"):
+            self.ask(setting, tmp_path)
+        path.write_text("".join(lines))
+        (tmp_path / "settings.json").unlink()
+        with pytest.raises(ValueError, match=r"settings\.json does not say how predictions\.jsonl"):
+            self.ask(setting, tmp_path)
+
+
+class TestBadVideos:
+    def questions(self, setting: Setting, tmp_path: Path) -> list[Question]:
+        broken = tmp_path / "broken.mp4"
+        broken.write_text("no video")
+        good = questions_about(setting.videos)
+        bad = [replace(good[0], id=f"bad{i}", video=broken, category="bad") for i in range(4)]
+        return [*good[:2], *bad, *good[2:]]  # one batch has both, one has only bad ones
+
+    def test_they_stop_the_run_and_are_named(self, setting: Setting, tmp_path: Path) -> None:
+        with pytest.raises(VideoError, match=r"broken\.mp4"):
+            evaluate(
+                Painted(setting.processor),
+                setting.processor,
+                self.questions(setting, tmp_path),
+                CONFIG,
+                tmp_path,
+            )
+
+    @pytest.mark.parametrize("mode", ["logits", "generate"])
+    def test_or_count_as_wrong(self, setting: Setting, tmp_path: Path, mode: str) -> None:
+        config = replace(CONFIG, bad_videos="wrong", mode=mode)
+        questions = self.questions(setting, tmp_path)
+        results = evaluate(Painted(setting.processor), setting.processor, questions, config, tmp_path / "out")
+        assert results["accuracy"] == pytest.approx(7 / 14)
+        assert (results["bad_videos"], results["unparsed"], results["n"]) == (4, 0, 14)
+        assert results["by_category"]["bad"]["accuracy"] == 0
+        bad = next(line for line in read_lines(tmp_path / "out") if line["id"] == "bad0")
+        assert (bad["predicted"], bad["correct"], bad["kept"]) == (None, False, None)
+        assert "broken.mp4" in bad["error"]
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were(setting: Setting, tmp_path: Path) -> None:
+    model = Painted(setting.processor, policy="random").train()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    evaluate(model, setting.processor, questions_about(setting.videos[:2]), CONFIG, tmp_path)
+    assert model.training
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_logits_that_are_no_numbers_stop_the_run(setting: Setting, tmp_path: Path) -> None:
+    class Overflowing(Painted):
+        def forward(self, **inputs: Any) -> SimpleNamespace:
+            output = super().forward(**inputs)
+            output.logits[:, :, self.letters[2]] = float("nan")
+            return output
+
+    with pytest.raises(ValueError, match=r"question 'q0' the logits \[.*nan.*model\.dtype=float32"):
+        evaluate(
+            Overflowing(setting.processor),
+            setting.processor,
+            questions_about(setting.videos),
+            CONFIG,
+            tmp_path,
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": 0}, "frames is 0, must be at least 1"),
+        ({"mode": "letters"}, "eval.mode is 'letters', must be logits or generate"),
+        ({"batch_size": 0}, "eval.batch_size is 0"),
+        ({"limit": 0}, "eval.limit is 0"),
+        ({"max_new_tokens": 0}, "eval.max_new_tokens is 0"),
+        ({"bad_videos": "skip"}, "eval.bad_videos is 'skip', must be stop or wrong"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_the_report_shows_every_number(setting: Setting, tmp_path: Path) -> None:
+    questions = [
+        replace(question, groups={"kind": ("still",) if i < 4 else ("still", "long")})
+        for i, question in enumerate(questions_about(setting.videos))
+    ]
+    results = evaluate(Painted(setting.processor), setting.processor, questions, CONFIG, tmp_path)
+    assert results["by_group"]["kind"]["long"] == {"accuracy": pytest.approx(4 / 6), "n": 6, "unparsed": 0}
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
+    print_results(results, console)
+    rows = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
+    assert ["even", "60.0", "%", "5", "0"] in rows
+    assert ["kind:", "long", "66.7", "%", "6", "0"] in rows
+    assert ["all", "70.0", "%", "10", "0"] in rows
+    assert ["policy", "scorer,", "prune_ratio", "0.5,", "frames", "16;", "kept"] in [row[:7] for row in rows]
+    table = comparison_table({"pruned": results, "other": results | {"evidence_recall": None}})
+    assert table.row_count == 2
+    assert list(table.columns[3].cells) == ["-", "-"]
+    assert list(table.columns[2].cells) == ["70.0 %", "70.0 %"]
+
+
+def run_script(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/eval.py"), *overrides]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+class TestScript:
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("prune_ratio=1.4", "prune_ratio is 1.4, must be in [0, 1)"),
+            ("prune_ration=0.4", "Could not override 'prune_ration'"),
+            ("frames=0", "frames is 0, must be at least 1"),
+            ("benchmark=videomme", "videomme/test-00000-of-00001.parquet"),
+            ("checkpoint=nowhere", "checkpoint is 'nowhere'"),
+        ],
+    )
+    def test_mistakes_are_told_at_once(self, tmp_path: Path, override: str, message: str) -> None:
+        done = run_script(override, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "outputs").exists(), "no clip, model or folder was made"
+
+    def test_torch_is_not_loaded_before_the_checks(self, tmp_path: Path) -> None:
+        (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, str(ROOT / "scripts/eval.py"), "benchmark=videomme"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert "needs files that are not there" in done.stderr
+
+    def test_help_explains_every_key(self) -> None:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = OmegaConf.to_container(compose("eval"))
+        text = explain("eval")
+        for key in ("prune_ratio", "policy", "frames", "checkpoint", "seed", "output_dir"):
+            assert key in config
+            assert f"\n  {key} " in text
+        for group in ("video", "stts", "eval"):
+            assert all(f"\n  {group}.{key} " in text for key in config[group])
+
+    def main(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+        """The script's main in this process, as launch calls it."""
+        monkeypatch.chdir(folder)
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = OmegaConf.to_container(compose("eval", list(overrides)), resolve=True)
+        module_spec = importlib.util.spec_from_file_location("eval_script", ROOT / "scripts/eval.py")
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+        module.main(config)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("mode", ["logits", "generate"])
+    def test_the_tiny_model_on_generated_clips(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, mode: str
+    ) -> None:
+        clips = ["data.num_test=3", "data.num_train=1"]
+        self.main(tmp_path, monkeypatch, *clips, f"eval.mode={mode}", "policy=temporal")
+        (folder,) = (tmp_path / "outputs/eval/synthetic").iterdir()
+        results = json.loads((folder / "results.json").read_text())
+        lines = read_lines(folder)
+        assert results["n"] == len(lines) == 12
+        assert results["accuracy"] == pytest.approx(np.mean([line["correct"] for line in lines]))
+        assert results["kept"] == pytest.approx(0.5)
+        assert 0 <= results["evidence_recall"] <= 1
+        assert sum(counts["n"] for counts in results["by_category"].values()) == 12
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert (config["policy"], config["data"]["num_test"]) == ("temporal", 3)
+        assert "accuracy" in capsys.readouterr().out
+        self.main(tmp_path, monkeypatch, *clips, f"eval.mode={mode}", "policy=temporal")
+        assert read_lines(folder) == lines, "the same command again asks nothing"
+
+    @pytest.mark.slow
+    def test_padding_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        clips = ["data.num_test=2", "data.num_train=1", "prune_ratio=0.6", "policy=temporal"]
+        self.main(tmp_path, monkeypatch, *clips, "output_dir=batched", "eval.batch_size=3")
+        self.main(tmp_path, monkeypatch, *clips, "output_dir=alone", "eval.batch_size=1")
+        batched, alone = read_lines(tmp_path / "batched"), read_lines(tmp_path / "alone")
+        for one, other in zip(batched, alone, strict=True):
+            assert one["logits"] == pytest.approx(other["logits"], abs=1e-3)
+            assert one["evidence_recall"] == other["evidence_recall"]
+
+
+@pytest.mark.slow
+def test_logits_are_those_of_transformers_after_the_prompt(setting: Setting, tmp_path: Path) -> None:
+    """Without pruning: transformers' own class, one question at a time, the logits after the last token."""
+    plain = Molmo2ForConditionalGeneration.from_pretrained(setting.tiny).eval()
+    model = STTSMolmo2ForConditionalGeneration.from_pretrained(setting.tiny, stts=STTSConfig(prune_ratio=0.0))
+    questions = questions_about(setting.videos[:3])
+    evaluate(model, setting.processor, questions, CONFIG, tmp_path)
+    letters = setting.processor.tokenizer.convert_tokens_to_ids(list("ABCD"))
+    for question, line in zip(questions, read_lines(tmp_path), strict=True):
+        prompt = multiple_choice_prompt(question.question, question.options)
+        messages = [{"role": "user", "content": prompt}]
+        inputs = setting.processor(messages, read_video(question.video, 16), add_generation_prompt=True)
+        text = {key: inputs[key][None] for key in ("input_ids", "mm_token_type_ids")}
+        video = {key: inputs[key] for key in ("video_token_pooling", "video_grids")}
+        pixels = inputs["pixel_values_videos"] / 127.5 - 1
+        with torch.no_grad():
+            logits = plain(**text, **video, pixel_values_videos=pixels).logits[0, -1]
+        assert line["logits"] == pytest.approx(logits[letters].tolist(), abs=1e-3)

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from stts.cli import CONFIG_DIR, from_dict
+from stts.eval.tasks import BenchmarkSpec, Fields, Question
+from stts.eval.tasks.registry import LOADERS, load_questions
+
+VIDEOMME_ROW = {
+    "video_id": "001",
+    "duration": "short",
+    "domain": "Knowledge",
+    "sub_category": "Astronomy",
+    "url": "https://example.org/v",
+    "videoID": "abcDEF12345",
+    "question_id": "001-1",
+    "task_type": "Object Recognition",
+    "question": "Which instrument is on the table?\n",
+    "options": ["A. Sextant.", "B. Telescope.", "C. Compass.", "D. A. Globe."],
+    "answer": "B",
+}
+
+
+def benchmark(name: str) -> BenchmarkSpec:
+    """The settings of configs/benchmark/<name>.yaml, as the script gets them."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("eval", [f"benchmark={name}"])
+    return from_dict(BenchmarkSpec, OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        path.write_text(json.dumps(rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIG_DIR / "benchmark").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_benchmark_composes(path: Path) -> None:
+    spec = benchmark(path.stem)
+    assert spec.name == path.stem
+    assert spec.task in LOADERS
+
+
+class TestVideoMME:
+    """The benchmark's YAML over an invented copy of its files."""
+
+    @pytest.fixture
+    def spec(self, tmp_path: Path) -> BenchmarkSpec:
+        return dataclasses.replace(benchmark("videomme"), data_root=str(tmp_path), num_questions=None)
+
+    def annotate(self, spec: BenchmarkSpec, *changes: dict[str, Any]) -> None:
+        write_rows(Path(spec.data_root, spec.annotations[0]), [VIDEOMME_ROW | change for change in changes])
+
+    def test_rows_become_questions(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+        self.annotate(
+            spec, {}, {"videoID": "other", "question_id": "002-1", "answer": "D", "duration": "long"}
+        )
+        first, second = touch(tmp_path / "data/abcDEF12345.mp4"), touch(tmp_path / "data/other.mkv")
+        questions = load_questions(spec)
+        groups = {"task_type": "Object Recognition", "domain": "Knowledge", "sub_category": "Astronomy"}
+        assert questions[0] == Question(
+            id="001-1",
+            video=first.resolve(),
+            question="Which instrument is on the table?",
+            options=("Sextant.", "Telescope.", "Compass.", "A. Globe."),
+            answer=1,
+            category="short",
+            groups={kind: (label,) for kind, label in groups.items()},
+        )
+        assert (questions[1].video, questions[1].answer, questions[1].category) == (
+            second.resolve(),
+            3,
+            "long",
+        )
+
+    def test_nothing_there_says_what_where_and_how(self, spec: BenchmarkSpec) -> None:
+        with pytest.raises(ValueError, match="needs files that are not there") as error:
+            load_questions(spec)
+        text = str(error.value)
+        assert str(Path(spec.data_root, "videomme/test-00000-of-00001.parquet")) in text
+        assert str(Path(spec.data_root, "data/{videoID}.mp4")) in text
+        assert f"hf download lmms-eval/Video-MME --repo-type dataset --local-dir {spec.data_root}" in text
+        assert "benchmark.data_root=" in text
+
+    def test_missing_videos_are_named(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+        names = [f"video{i}" for i in range(8)]
+        self.annotate(spec, *({"videoID": name, "question_id": name} for name in names))
+        touch(tmp_path / "data/video0.mp4")
+        with pytest.raises(ValueError, match="and 2 more of 8 videos") as error:
+            load_questions(spec)
+        assert str(tmp_path / "data/video1.mp4") in str(error.value)
+        assert "video0" not in str(error.value)
+        assert len(load_questions(spec, limit=1)) == 1, "only the videos that are needed are asked for"
+        assert len(load_questions(spec, allow_missing=True)) == 8
+        (tmp_path / "data/video0.mp4").unlink()
+        with pytest.raises(ValueError, match="and 3 more of 8 videos"):
+            load_questions(spec, allow_missing=True)
+
+    def test_another_number_of_rows_is_refused(self, spec: BenchmarkSpec) -> None:
+        self.annotate(spec, {}, {"question_id": "2"})
+        with pytest.raises(
+            ValueError, match=r"has 2 questions, must have 2700 .*benchmark\.num_questions=null"
+        ):
+            load_questions(dataclasses.replace(spec, num_questions=2700))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"answer": "E"}, "row 1: answer 'E' must be a letter from A to D"),
+            ({"answer": None}, "row 1: answer 'None' must be a letter"),
+            ({"options": None}, "row 1"),
+            ({"options": ["A. only"], "answer": "A"}, "row 1: question '2' has 1 options"),
+            ({"videoID": "../../../etc/passwd"}, r"row 1: .*\.\."),
+            ({"question_id": "1"}, "two questions have the id '1'"),
+        ],
+    )
+    def test_broken_rows_are_named(self, spec: BenchmarkSpec, change: dict[str, Any], message: str) -> None:
+        self.annotate(spec, {"question_id": "1"}, {"question_id": "2"} | change)
+        with pytest.raises(ValueError, match=message):
+            load_questions(spec)
+
+    def test_a_missing_column_is_named(self, spec: BenchmarkSpec) -> None:
+        rows = [{key: value for key, value in VIDEOMME_ROW.items() if key != "task_type"}]
+        path = write_rows(Path(spec.data_root, spec.annotations[0]), rows)
+        with pytest.raises(ValueError, match=f"{path}: row 0 has no column 'task_type', it has: .*duration"):
+            load_questions(spec)
+
+    def test_a_file_that_is_no_parquet_is_named(self, spec: BenchmarkSpec) -> None:
+        pytest.importorskip("pyarrow")
+        path = Path(spec.data_root, spec.annotations[0])
+        touch(path).write_bytes(b"<html>not found</html>")
+        with pytest.raises(ValueError, match=f"{path} is not a parquet file"):
+            load_questions(spec)
+
+    def test_without_pyarrow_the_error_says_how_to_get_it(
+        self, spec: BenchmarkSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(Path(spec.data_root, spec.annotations[0]))
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ValueError, match=r"needs pyarrow.*pip install"):
+            load_questions(spec)
+
+
+class TestTable:
+    """Other layouts than Video-MME's, as the YAML of other benchmarks will describe them."""
+
+    def questions(
+        self, tmp_path: Path, rows: list[dict[str, Any]], suffix: str = "json", **fields: Any
+    ) -> list[Question]:
+        write_rows(tmp_path / f"rows.{suffix}", rows)
+        touch(tmp_path / "v.mp4")
+        fields = {"video": "v.mp4"} | fields
+        return load_questions(
+            BenchmarkSpec("own", "table", str(tmp_path), f"rows.{suffix}", fields=Fields(**fields))
+        )
+
+    @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+    def test_every_format_reads_the_same(self, tmp_path: Path, suffix: str) -> None:
+        rows = [{"question": "Q?", "options": ["x", "y"], "answer": "B"}]
+        (question,) = self.questions(tmp_path, rows, suffix)
+        assert (question.id, question.options, question.answer) == ("0", ("x", "y"), 1)
+
+    def test_one_column_an_option_and_an_index(self, tmp_path: Path) -> None:
+        row = {
+            "video": 12,
+            "qid": 4,
+            "question": "why",
+            "a0": "rest",
+            "a1": " hide ",
+            "a2": "wet",
+            "answer": "2",
+        }
+        fields = {"id": "{video}-{qid}", "options": ("a0", "a1", "a2"), "answer_kind": "index"}
+        (question,) = self.questions(tmp_path, [row], **fields)
+        assert (question.id, question.options, question.answer) == ("12-4", ("rest", "hide", "wet"), 2)
+
+    def test_the_text_of_an_option_and_its_first_place(self, tmp_path: Path) -> None:
+        row = {"question": "Q?", "options": ["3", "5", "5"], "answer": "5"}
+        (question,) = self.questions(tmp_path, [row], answer_kind="text")
+        assert question.answer == 1
+        with pytest.raises(ValueError, match="answer '4' is none of the options"):
+            self.questions(tmp_path, [row | {"answer": "4"}], answer_kind="text")
+
+    def test_several_labels_and_bounds(self, tmp_path: Path) -> None:
+        row = {
+            "question": "Q?",
+            "options": ["x", "y"],
+            "answer": "A",
+            "types": ["a", "b"],
+            "from": 3,
+            "to": 11.5,
+        }
+        (question,) = self.questions(tmp_path, [row], groups={"type": "types"}, start="from", end="to")
+        assert (question.groups, question.start, question.end) == ({"type": ("a", "b")}, 3.0, 11.5)
+
+    @pytest.mark.parametrize(
+        ("options", "kept"),
+        [
+            (["(A) one", "(B) two"], ("one", "two")),
+            (["A: one", "B) two"], ("one", "two")),
+            (["A. Lincoln", "G. Washington"], ("A. Lincoln", "G. Washington")),
+            (["B. one", "A. two"], ("B. one", "A. two")),
+            (["A. one", "two"], ("A. one", "two")),
+        ],
+    )
+    def test_letters_go_only_where_every_option_has_its_own(
+        self, tmp_path: Path, options: list[str], kept: tuple[str, ...]
+    ) -> None:
+        (question,) = self.questions(tmp_path, [{"question": "Q?", "options": options, "answer": "A"}])
+        assert question.options == kept
+
+    @pytest.mark.parametrize("text", ["{}", "[1, 2]", "[{"])
+    def test_json_of_another_form_is_refused(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "rows.json").write_text(text)
+        with pytest.raises(ValueError, match=r"rows\.json"):
+            load_questions(
+                BenchmarkSpec("own", "table", str(tmp_path), "rows.json", fields=Fields(video="v.mp4"))
+            )
+
+    def test_settings_that_are_missing_or_unknown(self) -> None:
+        with pytest.raises(ValueError, match=r"benchmark\.annotations is not set"):
+            load_questions(BenchmarkSpec("own", fields=Fields(video="v.mp4")))
+        with pytest.raises(ValueError, match=r"benchmark\.fields\.video is not set"):
+            load_questions(BenchmarkSpec("own", annotations="rows.json"))
+        with pytest.raises(ValueError, match=r"benchmark\.task is 'tabel', must be one of data, table"):
+            load_questions(BenchmarkSpec("own", "tabel"))
+        with pytest.raises(ValueError, match=r"benchmark\.fields\.answer_kind is 'number'"):
+            Fields(answer_kind="number")
+        with pytest.raises(ValueError, match=r"benchmark\.fields\.vidoe .*benchmark\.fields\.video"):
+            from_dict(BenchmarkSpec, {"name": "own", "fields": {"vidoe": "v.mp4"}}, "benchmark")
+
+
+class TestData:
+    """A JSONL file of one's own; the generated clips take the same way."""
+
+    ROW: ClassVar = {
+        "id": 7,
+        "video": "clips/a.mp4",
+        "question": "Q?",
+        "options": ["x", "y"],
+        "answer": "y",
+        "category": "c",
+    }
+
+    def spec(self, tmp_path: Path, **settings: Any) -> BenchmarkSpec:
+        write_rows(tmp_path / "train.jsonl", [self.ROW])
+        data = {"name": "jsonl", "annotations": str(tmp_path / "train.jsonl")} | settings
+        return BenchmarkSpec("own", "data", data=data)
+
+    def test_test_rows_become_questions(self, tmp_path: Path) -> None:
+        evidence = {"start": 1.0, "end": 2.0, "box": [0, 0, 0.5, 0.5]}
+        path = write_rows(tmp_path / "test.jsonl", [self.ROW | {"evidence": [evidence], "start": 0.5}])
+        video = touch(tmp_path / "clips/a.mp4").resolve()
+        expected = Question("7", video, "Q?", ("x", "y"), 1, "c", start=0.5, evidence=(evidence,))
+        assert load_questions(self.spec(tmp_path, test_annotations=str(path))) == [expected]
+
+    def test_rows_that_are_no_test_questions_are_named(self, tmp_path: Path) -> None:
+        spec = self.spec(tmp_path, test_annotations=str(tmp_path / "test.jsonl"))
+        write_rows(tmp_path / "test.jsonl", [{key: self.ROW[key] for key in ("id", "video", "question")}])
+        with pytest.raises(ValueError, match=r"test\.jsonl: 7 has no 'options'"):
+            load_questions(spec)
+        write_rows(tmp_path / "test.jsonl", [self.ROW | {"answer": "z"}])
+        with pytest.raises(ValueError, match=r"test\.jsonl: 7: answer is 'z'"):
+            load_questions(spec)
+
+    def test_without_a_test_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"data\.test_annotations is not set"):
+            load_questions(self.spec(tmp_path))

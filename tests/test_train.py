@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stts import STTSConfig
+from stts.checkpoint import newest_checkpoint
+from stts.data import Collator, VideoQADataset
+from stts.data.sampler import EndlessBatches
+from stts.models import ModelSpec, load_model
+from stts.train import Interrupted, LearningRates, TrainConfig, Trainer, train
+
+TIMED = ("seconds", "tokens_per_s")
+
+
+@pytest.fixture
+def setup(tiny_folder: Path, clips: Path):
+    """setup(prune_ratio=...) -> a fresh tiny model with the same weights every time, its processor, its data."""
+
+    def make(**stts: Any):
+        torch.manual_seed(0)
+        model, processor = load_model(ModelSpec(str(tiny_folder)), STTSConfig(**stts))
+        return model, processor, VideoQADataset(clips / "train.jsonl", None, processor, frames=4)
+
+    return make
+
+
+def config(**changes: Any) -> TrainConfig:
+    defaults = {"max_steps": 6, "batch_size": 2, "warmup_steps": 2, "num_workers": 0, "save_every": 3}
+    return TrainConfig(**defaults | changes)
+
+
+def rows(output_dir: Path, timed: bool = False) -> list[dict]:
+    lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if timed or k not in TIMED} for line in lines]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+class Calls(torch.utils.data.Dataset):
+    """A data set that does something when its n-th example is asked for."""
+
+    def __init__(self, dataset, call: int, action) -> None:
+        self.dataset, self.call, self.action = dataset, call, action
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        self.call -= 1
+        if self.call == 0:
+            self.action()
+        return self.dataset[index]
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_folder: Path, clips: Path, tmp_path_factory) -> Path:
+    """Six steps without a stop."""
+    torch.manual_seed(0)
+    model, processor = load_model(ModelSpec(str(tiny_folder)), STTSConfig())
+    dataset = VideoQADataset(clips / "train.jsonl", None, processor, frames=4)
+    output_dir = tmp_path_factory.mktemp("straight")
+    train(model, processor, dataset, config(), output_dir)
+    return output_dir
+
+
+def test_a_killed_run_goes_on_bit_for_bit(setup, straight, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def power_cut():
+        raise Killed
+
+    model, processor, dataset = setup()
+    with pytest.raises(Killed):
+        train(
+            model, processor, Calls(dataset, 9, power_cut), config(), tmp_path
+        )  # while step 5 is being read
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    assert newest_checkpoint(tmp_path).name == "step-0000003"
+
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # the line it was writing
+    last = train(*setup(), config(num_workers=1), tmp_path)
+    assert last.name == "step-0000006"
+    assert rows(tmp_path) == rows(straight)
+    assert weights(tmp_path) == weights(straight)
+    assert weights(last) == weights(straight)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_finishes_the_step_saves_and_stops(setup, straight, tmp_path, signum, code):
+    model, processor, dataset = setup()
+    before = signal.getsignal(signum)
+    dataset = Calls(dataset, 4, lambda: os.kill(os.getpid(), signum))  # while step 2 is being read
+    with pytest.raises(Interrupted, match="Run the same command again") as stop:
+        train(model, processor, dataset, config(save_every=0), tmp_path)
+    assert stop.value.exit_code == code
+    assert stop.value.checkpoint == newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-0000002"
+    assert signal.getsignal(signum) is before
+    train(*setup(), config(save_every=0), tmp_path)
+    assert rows(tmp_path) == rows(straight)
+    assert weights(tmp_path) == weights(straight)
+
+
+def test_a_second_ctrl_c_stops_at_once(setup, tmp_path):
+    model, processor, dataset = setup()
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, processor, Calls(dataset, 4, twice), config(), tmp_path)
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_finished_run_returns_at_once_and_may_be_made_longer(setup, straight, tmp_path, capsys):
+    short = config(max_steps=2, schedule="constant")
+    last = train(*setup(), short, tmp_path)
+    stamp = (tmp_path / "model" / "config.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert train(None, None, None, short, tmp_path) == last  # the model is not even looked at
+    assert "finished already, 2 steps" in capsys.readouterr().out
+    assert (tmp_path / "model" / "config.json").stat().st_mtime_ns == stamp
+    train(*setup(), config(max_steps=3, schedule="constant"), tmp_path)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_metrics_have_every_step_and_the_exact_share_kept(setup, straight, tmp_path):
+    train(*setup(prune_ratio=0.8), config(max_steps=5, log_every=3), tmp_path)
+    found = rows(tmp_path, timed=True)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5]
+    # 4 frames of 16 windows: the first frame stays, so at most 48 of 64 can go; 0.8 * 64 = 51.2 wants more.
+    assert [row["kept"] for row in found] == [16 / 64] * 5
+    for row in found:
+        assert row["loss"] == pytest.approx(row["lm_loss"] + 0.5 * row["aux_loss"])
+        assert row["tokens_per_s"] > 0
+        assert row["seconds"] > 0
+        assert 0 < row["score_mean"] < 1
+        assert row["score_std"] > 0
+        assert row["lr"] == row["lr_llm"]
+    assert found[0]["lr_llm"] == pytest.approx(LearningRates().llm / 2)
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert {row["kept"] for row in rows(straight)} == {0.5}
+
+
+def reference_gradient(model, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    """The step's loss written out: every supervised token and every frame pair of all examples counts once."""
+    token_losses, aux, pairs = [], 0.0, 0
+    for batch in batches:
+        inputs = {key: value for key, value in batch.items() if key not in ("ids", "labels")}
+        out = model(**inputs)
+        for row, keep, labels in zip(out.logits, out.keep_mask, batch["labels"], strict=True):
+            labels = labels[keep]
+            logits = row[: len(labels)].log_softmax(-1)
+            for position in range(1, len(labels)):
+                if labels[position] >= 0:
+                    token_losses.append(-logits[position - 1, labels[position]])
+        frames = batch["layout"].frames_per_video
+        aux = aux + out.aux_loss * sum(t - 1 for t in frames)
+        pairs += sum(t - 1 for t in frames)
+    loss = torch.stack(token_losses).mean() + 0.5 * aux / pairs
+    loss.backward()
+    gradient = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return loss.item(), gradient
+
+
+def recorded_gradient(trainer: Trainer, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    gradient = {}
+    trainer.optimizer.step = lambda: gradient.update(
+        {name: p.grad.clone() for name, p in trainer.plain_model.named_parameters()}
+    )
+    trainer.step(batches)
+    return trainer.read_metrics()[0]["loss"], gradient
+
+
+@pytest.mark.parametrize("splits", [(4,), (1, 3), (1, 1, 1, 1)])
+def test_the_loss_of_a_step_does_not_depend_on_how_it_is_split(setup, tmp_path, splits):
+    model, processor, dataset = setup()
+    collate = Collator(processor.pad_token_id, prune_ratio=0.5)
+    examples = [dataset[i] for i in range(4)]
+    examples[1]["labels"][:-30] = -100  # so that means of means would be far off
+    dataset.frames = 2
+    examples[2] = dataset[2]
+    trainer = Trainer(model, processor, config(max_grad_norm=0), tmp_path)
+    expected_loss, expected = reference_gradient(model, [collate([example]) for example in examples])
+
+    remaining = list(examples)
+    batches = [collate([remaining.pop(0) for _ in range(size)]) for size in splits]
+    loss, gradient = recorded_gradient(trainer, batches)
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    for name in expected:
+        torch.testing.assert_close(gradient[name], expected[name], atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"max_tokens": 700}])
+def test_checkpointing_and_packing_change_the_cost_but_not_the_step(setup, straight, tmp_path, change):
+    train(*setup(), config(max_steps=1, **change), tmp_path)
+    row, expected = rows(tmp_path)[0], rows(straight)[0]
+    for key in ("loss", "lm_loss", "aux_loss", "grad_norm", "kept", "score_std"):
+        assert row[key] == pytest.approx(expected[key], rel=1e-3), key
+
+
+def test_bf16_trains(setup, straight, tmp_path):
+    train(*setup(), config(max_steps=1, mixed_precision="bf16"), tmp_path)
+    row, expected = rows(tmp_path)[0], rows(straight)[0]
+    assert row["lm_loss"] != expected["lm_loss"]
+    assert row["lm_loss"] == pytest.approx(expected["lm_loss"], rel=0.02)
+
+
+def changed_parts(before: dict, model) -> set[str]:
+    from stts.optim import group_of
+
+    return {group_of(n) for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+
+
+@pytest.mark.parametrize(
+    ("stts", "rates", "expected"),
+    [
+        ({}, {"vision": 0.0, "llm": 0.0}, {"adapter", "scorer"}),
+        ({"prune_ratio": 0.0}, {}, {"vision", "adapter", "llm"}),
+        ({"policy": "random"}, {}, {"vision", "adapter", "llm"}),
+        ({"policy": "temporal"}, {"adapter": 0.0}, {"vision", "llm"}),
+    ],
+)
+def test_frozen_parts_and_a_scorer_nobody_asks_stay_as_they_are(setup, tmp_path, stts, rates, expected):
+    model, processor, dataset = setup(**stts)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, processor, dataset, config(max_steps=1, lr=LearningRates(**rates)), tmp_path)
+    assert changed_parts(before, model) == expected
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(setup, tmp_path):
+    model, processor, dataset = setup()
+
+    class Poisoned(VideoQADataset):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            if example["id"] == self.rows[3]["id"]:
+                with torch.no_grad():
+                    model.lm_head.weight[0, 0] = torch.inf
+            return example
+
+    dataset.__class__ = Poisoned
+    with pytest.raises(ValueError, match="the loss is nan") as error:
+        train(model, processor, dataset, config(log_every=2, save_every=1), tmp_path)
+    bad = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert dataset.rows[3]["id"] in bad["ids"]
+    assert len(bad["ids"]) == 2
+    assert dataset.rows[3]["id"] in str(error.value)
+    good = newest_checkpoint(tmp_path)
+    assert good is None or int(good.name[-7:]) < bad["step"]
+
+
+def test_evaluation_comes_in_time_and_leaves_training_alone(setup, tmp_path):
+    seen = []
+
+    def evaluate(model, step):
+        assert not model.training
+        torch.rand(7)  # an evaluation may draw, too
+        seen.append(step)
+        return {"accuracy": step / 10, "note": "text"}
+
+    plain, evaluated = tmp_path / "plain", tmp_path / "evaluated"
+    train(*setup(policy="random"), config(max_steps=5), plain)
+    train(*setup(policy="random"), config(max_steps=5, eval_every=2), evaluated, evaluate)
+    assert seen == [2, 4, 5]
+    found = [json.loads(line) for line in (evaluated / "eval.jsonl").read_text().splitlines()]
+    assert found == [{"step": s, "accuracy": s / 10, "note": "text"} for s in seen]
+    assert rows(plain) == rows(evaluated)
+
+
+def test_the_order_of_the_data_is_a_permutation_each_epoch_and_a_function_of_the_position():
+    stream = EndlessBatches(10, 3, seed=4)
+    batches = [batch for batch, _ in zip(stream, range(20), strict=False)]
+    flat = sum(batches, [])
+    epochs = [flat[i : i + 10] for i in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    resumed = [batch for batch, _ in zip(EndlessBatches(10, 3, seed=4, start=21), range(13), strict=False)]
+    assert resumed == batches[7:]
+    other = next(iter(EndlessBatches(10, 10, seed=5)))
+    assert other not in epochs
+
+
+def test_processes_share_every_step_between_them():
+    whole = [batch for batch, _ in zip(EndlessBatches(10, 6, seed=4), range(5), strict=False)]
+    parts = [EndlessBatches(10, 3, seed=4, rank=rank, num_processes=2) for rank in (0, 1)]
+    assert [a + b for a, b, _ in zip(*parts, range(5), strict=False)] == whole
+
+
+def test_no_data_is_refused():
+    with pytest.raises(ValueError, match="no examples"):
+        EndlessBatches(0, 2, seed=0)

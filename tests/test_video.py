@@ -1,0 +1,492 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from painted import (
+    cut_without_decoding,
+    destroy_packets,
+    encode,
+    keep_bytes,
+    paint,
+    read_number,
+    read_numbers,
+    set_display_matrix,
+)
+
+from stts.data import VideoError, decode, read_video, write_video
+from stts.data.pixels import resize_frames
+
+EVERY = {"frames": 1000, "max_fps": 1000}
+"""Settings that take every frame."""
+
+B_FRAMES = {"g": "15", "bf": "3", "sc_threshold": "0"}
+CASES = {
+    "b_frames.mp4": {"options": B_FRAMES},
+    "one_gop.mp4": {},
+    "open_gop.mp4": {
+        "options": {"x264-params": "open-gop=1:keyint=12:bframes=3:b-pyramid=normal:scenecut=0"}
+    },
+    "hevc_open_gop.mp4": {
+        "codec": "libx265",
+        "options": {"x265-params": "open-gop=1:keyint=12:bframes=3:scenecut=0:log-level=none:pools=1"},
+    },
+    "fragments.mp4": {"options": B_FRAMES, "container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "b_frames.mkv": {"options": B_FRAMES},
+    "b_frames.ts": {"fmt": "mpegts", "options": B_FRAMES},
+    "b_frames.flv": {"options": B_FRAMES},
+    "mpeg4_b_frames.avi": {"codec": "mpeg4", "options": {"bf": "2", "g": "12"}},
+    "h264_b_frames.avi": {"options": B_FRAMES},  # its packets carry no times of presentation
+    "bare.h264": {"fmt": "h264", "options": B_FRAMES},  # its packets carry no times at all
+    "bare.m4v": {"codec": "mpeg4", "fmt": "m4v", "options": {"bf": "2", "g": "12"}},
+    "mpeg4_b_frames.mpg": {"codec": "mpeg4", "fmt": "mpeg", "options": {"bf": "2", "g": "12"}},  # few times
+    "h264_b_frames.mpg": {"fmt": "mpeg", "options": B_FRAMES},  # hardly any times
+    "mpeg4_b_frames.ts": {"codec": "mpeg4", "fmt": "mpegts", "options": {"bf": "2", "g": "12"}},
+    "mpeg2_b_frames.ts": {
+        "codec": "mpeg2video",
+        "fmt": "mpegts",
+        "options": {"bf": "2", "g": "12"},
+        "rate": 25,
+    },
+    "all_intra.avi": {"codec": "mjpeg"},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "g": "12"}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    """60 frames in 6 s, B-frames, a keyframe every 15."""
+    return encode(folder / "clip.mp4", options=B_FRAMES)
+
+
+# --- the right frames ---
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_frame_in_order_and_at_random(name, tmp_path):
+    """What a seek reaches must be what reading from the start reaches: the number painted on the frame."""
+    path = encode(tmp_path / name, **CASES[name])
+    whole = read_video(path, **EVERY)
+    assert read_numbers(whole.frames) == list(range(60))
+    np.testing.assert_allclose(whole.timestamps, np.arange(60) / CASES[name].get("rate", 10), atol=1e-3)
+
+    rng = np.random.default_rng(0)
+    for first in (0, 14, 15, 16, 29, 30, 45, 58, *rng.integers(0, 59, 6)):
+        last = rng.integers(first + 1, 60)
+        middle = (whole.timestamps[first] + whole.timestamps[last]) / 2 + 1e-4
+        part = read_video(path, 3, 1000, whole.timestamps[first], whole.timestamps[last])
+        numbers = list(dict.fromkeys([first, max(np.flatnonzero(whole.timestamps <= middle)), last]))
+        assert read_numbers(part.frames) == numbers
+        np.testing.assert_array_equal(part.timestamps, whole.timestamps[numbers])
+
+
+def test_variable_frame_rate_keeps_the_real_times(tmp_path):
+    gaps = np.random.default_rng(1).integers(10, 250, 60)
+    starts = np.cumsum([0, *gaps[:-1]])
+    path = encode(tmp_path / "vfr.mp4", options=B_FRAMES, milliseconds=starts.tolist())
+    whole = read_video(path, **EVERY)
+    assert read_numbers(whole.frames) == list(range(60))
+    np.testing.assert_allclose(whole.timestamps, starts / 1000, atol=1e-6)
+
+    sparse = read_video(path, 64)
+    instants = [*np.arange(0, whole.timestamps[-1], 0.5), whole.timestamps[-1]]
+    shown = [max(n for n in range(60) if starts[n] / 1000 <= instant + 1e-4) for instant in instants]
+    assert read_numbers(sparse.frames) == list(dict.fromkeys(shown))
+    np.testing.assert_allclose(sparse.timestamps, starts[list(dict.fromkeys(shown))] / 1000, atol=1e-6)
+
+
+def test_edit_list_hides_its_frames(clip, tmp_path):
+    path = cut_without_decoding(clip, tmp_path / "edit.mp4", start=2.2, key=1.5)
+    with av.open(str(path)) as container:
+        assert any(packet.is_discard for packet in container.demux(video=0))  # frames are there and hidden
+    whole = read_video(path, **EVERY)
+    assert read_numbers(whole.frames) == list(range(22, 60))
+    np.testing.assert_allclose(whole.timestamps, np.arange(38) / 10, atol=1e-6)
+    assert read_numbers(read_video(path, 3).frames) == [22, 41, 59]
+
+
+@pytest.mark.parametrize(
+    ("turn", "matrix"),
+    [
+        (lambda x: x, (1, 0, 0, 1)),
+        (lambda x: np.rot90(x, 1), (0, 1, -1, 0)),  # as phones held upright write: turn clockwise
+        (lambda x: np.rot90(x, 2), (-1, 0, 0, -1)),
+        (lambda x: np.rot90(x, 3), (0, -1, 1, 0)),
+        (lambda x: x[:, ::-1], (-1, 0, 0, 1)),  # mirrored, as by front cameras
+        (lambda x: x[::-1], (1, 0, 0, -1)),
+        (lambda x: x.swapaxes(0, 1), (0, 1, 1, 0)),
+    ],
+)
+def test_frames_come_out_upright(turn, matrix, tmp_path):
+    path = set_display_matrix(encode(tmp_path / "turned.mp4", 20, turn=turn), *matrix)
+    assert read_numbers(read_video(path, **EVERY).frames) == list(range(20))
+    assert read_video(path, 3, size=64).frames.shape == (3, 64, 64, 3)
+
+
+@pytest.mark.parametrize("matrix_name", ["bt601", "bt709"])
+def test_colours_follow_the_matrix_the_file_names(matrix_name, tmp_path):
+    number, name = {"bt601": (6, "SMPTE170M"), "bt709": (1, "ITU709")}[matrix_name]
+    image = np.zeros((96, 160, 3), np.uint8) + np.array([200, 30, 60], np.uint8)
+    with av.open(str(tmp_path / "colour.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "1", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.colorspace = number
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=name)))
+        container.mux(stream.encode())
+    read = read_video(tmp_path / "colour.mp4", 1).frames[0]
+    assert np.abs(read.astype(int) - image).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["a b.mp4", "видео é 日本.mp4", "12:30 %03d [x]#?.mp4", "-i.mp4"])
+def test_any_file_name(name, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a bare "12:30.mp4" would be FFmpeg's protocol 12
+    Path(name).write_bytes(clip.read_bytes())
+    assert read_numbers(read_video(name, 3).frames) == [0, 30, 59]
+    assert read_numbers(read_video(tmp_path / name, 1).frames) == [0]
+    (tmp_path / name).unlink()
+    write_video(name, [paint(7)])
+    assert read_numbers(read_video(name, 3).frames) == [7]
+
+
+def test_title_in_an_old_encoding(tmp_path):
+    path = encode(tmp_path / "title.mkv", 10, title="Aeroporto")
+    path.write_bytes(path.read_bytes().replace(b"Aeroporto", "Aéroporté".encode("latin-1")))
+    assert read_numbers(read_video(path, 1).frames) == [0]
+
+
+def test_seeking_saves_decoding(clip, monkeypatch):
+    decoded = []
+    original = decode.decoded_frames
+
+    def counted(*args, **settings):
+        for frame in original(*args, **settings):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(decode, "decoded_frames", counted)
+    assert read_numbers(read_video(clip, 1, start=4.6).frames) == [46]  # a keyframe is at 45
+    assert len(decoded) < 20
+
+
+# --- sampling and sizes ---
+
+
+def test_default_is_two_frames_a_second_and_the_last(clip):
+    few = read_video(clip, 64)
+    assert read_numbers(few.frames) == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 59]
+    assert few.frames.dtype == np.uint8
+    assert few.timestamps.dtype == np.float64
+    np.testing.assert_allclose(few.timestamps, np.array([*range(0, 60, 5), 59]) / 10, atol=1e-9)
+
+
+def test_few_frames_are_spread_evenly(clip):
+    assert read_numbers(read_video(clip, 4).frames) == [0, 20, 40, 59]
+    assert read_numbers(read_video(clip, 1).frames) == [0]
+
+
+def test_more_frames_than_there_are(clip):
+    assert len(read_video(clip, 1000, max_fps=500).frames) == 60
+
+
+def test_range_keeps_the_clock_of_the_video(clip):
+    part = read_video(clip, 64, start=2.0, end=4.0)
+    assert read_numbers(part.frames) == [20, 25, 30, 35, 40]
+    np.testing.assert_allclose(part.timestamps, [2, 2.5, 3, 3.5, 4], atol=1e-9)
+    assert read_numbers(read_video(clip, 64, start=5.04).frames) == [50, 55, 59]  # frame 50 is on until 5.1
+    assert read_numbers(read_video(clip, 64, end=0.5).frames) == [0, 5]
+    assert read_numbers(read_video(clip, 64, start=5.5, end=6.05).frames) == [55, 59]  # an end rounded up
+
+
+def test_transformers_sampling(clip):
+    assert read_numbers(read_video(clip, 4, sampling="transformers").frames) == [0, 15, 30, 45]
+    assert read_numbers(read_video(clip, 64, sampling="transformers").frames) == list(range(0, 60, 5))
+
+
+def test_size_is_molmo2s_resize_of_the_stored_frames(clip):
+    stored = read_video(clip, 5)
+    assert stored.frames.shape == (5, 96, 160, 3)
+    sized = read_video(clip, 5, size=42)
+    np.testing.assert_array_equal(sized.frames, resize_frames(stored.frames, 42))
+    np.testing.assert_array_equal(sized.timestamps, stored.timestamps)
+
+
+def test_single_frame(tmp_path):
+    one = read_video(encode(tmp_path / "one.mp4", 1), 8)
+    assert read_numbers(one.frames) == [0]
+    assert one.timestamps.tolist() == [0]
+
+
+# --- decord ---
+
+
+@pytest.mark.parametrize("name", ["one_gop.mp4", "b_frames.mkv", "vp9.webm"])
+def test_decord_equals_pyav_on_clean_files(name, tmp_path):
+    pytest.importorskip("decord")
+    path = encode(tmp_path / name, **CASES[name])
+    for settings in (EVERY, {"frames": 7}, {"frames": 5, "start": 1.0, "end": 4.0, "size": 56}):
+        ours, theirs = (read_video(path, **settings, backend=backend) for backend in ("pyav", "decord"))
+        np.testing.assert_array_equal(theirs.frames, ours.frames)
+        np.testing.assert_allclose(theirs.timestamps, ours.timestamps, atol=1e-5)
+
+
+def test_decord_turns_frames_upright(tmp_path):
+    pytest.importorskip("decord")
+    path = set_display_matrix(encode(tmp_path / "turned.mp4", 20, turn=np.rot90), 0, 1, -1, 0)
+    assert read_numbers(read_video(path, **EVERY, backend="decord").frames) == list(range(20))
+
+
+def test_decord_without_times_says_so(tmp_path):
+    pytest.importorskip("decord")
+    path = encode(tmp_path / "b.avi", **CASES["mpeg4_b_frames.avi"])
+    with pytest.raises(VideoError, match=r"b\.avi: decord does not know when .* use backend 'pyav'"):
+        read_video(path, 4, backend="decord")
+
+
+def test_decord_not_installed(clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="pip install decord, or use backend 'pyav'"):
+        read_video(clip, 4, backend="decord")
+    assert len(read_video(clip, 4).frames) == 4
+
+
+# --- files that cannot be read ---
+
+KINDS = ["missing", "directory", "empty", "text", "noise", "no index", "cut fragments", "sound only"]
+
+
+def broken_file(kind, folder, clip):
+    """Make a file that cannot be read; returns (path, what its error says)."""
+    path = folder / f"{kind} é.mp4"
+    if kind == "missing":
+        return path, "no such file"
+    if kind == "directory":
+        path.mkdir()
+        return path, "is a directory"
+    if kind == "empty":
+        path.touch()
+        return path, "is empty"
+    if kind == "text":
+        path.write_text("this is no video\n" * 50)
+        return path, "is not a video"
+    if kind == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(20_000))
+        return path, "is not a video"
+    if kind == "no index":
+        return keep_bytes(clip, path, 0.5), "is not a video, or is damaged or cut short"
+    if kind == "cut fragments":
+        whole = encode(folder / "whole.mp4", **CASES["fragments.mp4"])
+        return keep_bytes(whole, path, 0.7), "cut short"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        for start in range(0, 20480, 1024):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            sound.rate, sound.pts = 44100, start
+            container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    return path, "holds no video stream"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["auto", "decord"])
+def test_error_names_file_and_reason(kind, backend, tmp_path, clip):
+    if backend == "decord":
+        pytest.importorskip("decord")
+    path, reason = broken_file(kind, tmp_path, clip)
+    with pytest.raises(VideoError) as error:
+        read_video(path, 4, backend=backend)
+    assert str(path) in str(error.value)
+    opened_by_decord = backend == "decord" and kind not in ("missing", "directory", "empty")
+    assert ("decord cannot open it" if opened_by_decord else reason) in str(error.value)
+    assert isinstance(error.value, ValueError)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it must leave a loader's worker
+
+
+def test_text_is_not_a_film_of_text(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("FFmpeg would show these lines scrolling\n" * 50)
+    with pytest.raises(VideoError, match=r"notes\.txt: is not a video but text"):
+        read_video(path, 4)
+
+
+def test_playlist_fetches_nothing(tmp_path):
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError, match=r"list\.m3u8"):
+        read_video(path, 4)
+
+
+def test_file_that_breaks_off(tmp_path):
+    """Its index promises all frames: asking for all is refused, asking for those there works."""
+    whole = encode(tmp_path / "whole.mp4", options=B_FRAMES, container_options={"movflags": "faststart"})
+    path = keep_bytes(whole, tmp_path / "cut.mp4", 0.7)
+    with pytest.raises(VideoError, match=r"cut\.mp4: is cut short, \d\.\d\d of .* s are there"):
+        read_video(path, 8)
+    part = read_video(path, 8, end=1.0)
+    assert read_numbers(part.frames) == [0, 5, 10]
+
+
+def test_matroska_that_breaks_off_is_mentioned(tmp_path, caplog):
+    whole = encode(tmp_path / "whole.mkv", options=B_FRAMES)
+    path = keep_bytes(whole, tmp_path / "cut.mkv", 0.5)
+    with caplog.at_level(logging.WARNING):
+        part = read_video(path, 64)
+    numbers = read_numbers(part.frames)
+    np.testing.assert_allclose(part.timestamps, np.array(numbers) / 10, atol=1e-3)
+    assert 3 <= len(numbers) <= 10
+    assert "cut.mkv: its header promises 6.00 s, its frames end at" in caplog.text
+
+
+def test_lying_header_is_not_believed(tmp_path):
+    path = encode(tmp_path / "lie.avi", **CASES["all_intra.avi"])
+    data = bytearray(path.read_bytes())
+    for tag, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
+        place = data.index(tag) + offset
+        assert int.from_bytes(data[place : place + 4], "little") == 60
+        data[place : place + 4] = (3000).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert read_numbers(read_video(path, 4).frames) == [0, 20, 40, 59]
+
+
+def test_damaged_frames_are_left_out_and_counted(tmp_path, caplog):
+    path = encode(tmp_path / "hurt.mp4", options={"g": "1"})
+    destroy_packets(path, [3, 20, 21, 59])
+    with caplog.at_level(logging.WARNING):
+        part = read_video(path, **EVERY)
+    numbers = [n for n in range(60) if n not in (3, 20, 21, 59)]
+    assert read_numbers(part.frames) == numbers
+    np.testing.assert_allclose(part.timestamps, np.array(numbers) / 10, atol=1e-9)
+    assert "hurt.mp4: 4 of 60 chosen frames cannot be decoded" in caplog.text
+
+
+def test_damaged_frame_inside_a_group_of_pictures_costs_only_itself(tmp_path):
+    options = {**B_FRAMES, "x264-params": "b-adapt=0:b-pyramid=none"}
+    path = destroy_packets(encode(tmp_path / "hurt.mp4", options=options), [3])  # decoded 0 4 1 2 3 8 5 ...
+    assert read_numbers(read_video(path, **EVERY).frames) == [n for n in range(60) if n != 2]
+
+
+def test_mostly_damaged_file_is_refused(tmp_path):
+    path = destroy_packets(encode(tmp_path / "ruin.mp4", options={"g": "1"}), range(21, 60))
+    with pytest.raises(VideoError, match=r"ruin\.mp4: 4 of 7 chosen frames cannot be decoded"):
+        read_video(path, 7)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "said"),
+    [
+        (-1, None, "start is -1 s"),
+        (6.0, None, "start is 6.0 s"),
+        (99, 100, "start is 99 s"),
+        (2.0, 2.0, "end is 2.0 s"),
+        (3.0, 2.0, "end is 2.0 s"),
+        (None, 0, "end is 0 s"),
+        (1.0, 7.5, "end is 7.5 s"),
+        (float("nan"), None, "start is nan s"),
+        (None, float("inf"), "end is inf s"),
+    ],
+)
+def test_range_outside_the_clip(start, end, said, clip):
+    with pytest.raises(VideoError) as error:
+        read_video(clip, 4, start=start, end=end)
+    assert str(clip) in str(error.value)
+    assert said in str(error.value)
+    assert "the clip lasts 6.000 s" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"frames": 0}, "frames is 0, must be at least 1"),
+        ({"frames": 4, "max_fps": 0}, "max_fps is 0"),
+        ({"frames": 4, "max_fps": float("nan")}, "max_fps is nan"),
+        ({"frames": 4, "size": 0}, "size is 0"),
+        ({"frames": 4, "backend": "opencv"}, "backend is 'opencv', must be one of auto, pyav, decord"),
+        ({"frames": 4, "sampling": "random"}, "sampling is 'random', must be one of time, transformers"),
+    ],
+)
+def test_settings_out_of_range(settings, said):
+    with pytest.raises(ValueError, match=said) as error:
+        read_video("missing.mp4", **settings)
+    assert not isinstance(error.value, VideoError)  # the setting is wrong, whatever the file
+
+
+# --- writing ---
+
+
+def test_written_frames_read_back(tmp_path):
+    path = tmp_path / "é out.mp4"
+    write_video(path, (paint(n) for n in range(24)), fps=8)
+    back = read_video(path, **EVERY)
+    assert read_numbers(back.frames) == list(range(24))
+    np.testing.assert_allclose(back.timestamps, np.arange(24) / 8, atol=1e-9)
+    originals = np.stack([paint(n) for n in range(24)]).astype(int)
+    assert np.abs(back.frames - originals).mean() < 2
+
+
+def test_ntsc_rate(tmp_path):
+    write_video(tmp_path / "ntsc.mp4", [paint(n) for n in range(10)], fps=30000 / 1001)
+    np.testing.assert_allclose(
+        read_video(tmp_path / "ntsc.mp4", **EVERY).timestamps, np.arange(10) * 1001 / 30000, atol=1e-6
+    )
+
+
+def test_same_frames_same_bytes(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 96, 160, 3), np.uint8)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, noise)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_crf_and_options_reach_the_encoder(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 96, 160, 3), np.uint8)
+    write_video(tmp_path / "fine.mp4", noise, crf=10)
+    write_video(tmp_path / "coarse.mp4", noise, crf=40, options={"g": "4"})
+    assert (tmp_path / "coarse.mp4").stat().st_size < (tmp_path / "fine.mp4").stat().st_size / 2
+    with av.open(str(tmp_path / "coarse.mp4")) as container:
+        assert sum(packet.is_keyframe for packet in container.demux(video=0)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "said"),
+    [
+        ([], 8, "there are no frames to write to .*out.mp4"),
+        ([np.zeros((95, 160, 3), np.uint8)], 8, "160 x 95 pixels, H.264 needs even width and height"),
+        ([np.zeros((96, 160), np.uint8)], 8, r"must be \(H, W, 3\)"),
+        ([paint(0), paint(1)[:90]], 8, r"frame 1 is uint8 \(90, 160, 3\), must be uint8 \(96, 160, 3\)"),
+        ([paint(0).astype(np.float32)], 8, "frame 0 is float32"),
+        ([paint(0)], 0, "fps is 0"),
+    ],
+)
+def test_what_cannot_be_written(frames, fps, said, tmp_path):
+    (tmp_path / "out.mp4").write_text("an older file")
+    with pytest.raises(ValueError, match=said):
+        write_video(tmp_path / "out.mp4", frames, fps=fps)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]  # nothing half-written stays
+    assert (tmp_path / "out.mp4").read_text() == "an older file"
+
+
+def test_failing_source_leaves_no_file(tmp_path):
+    def frames():
+        yield from map(paint, range(100))  # more than the encoder holds back, so that some are on disk
+        assert len(list(tmp_path.iterdir())) == 1
+        raise RuntimeError("the renderer broke")
+
+    with pytest.raises(RuntimeError, match="the renderer broke"):
+        write_video(tmp_path / "out.mp4", frames())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_painted_numbers_are_read_only_upright():
+    assert read_number(paint(1234)) == 1234
+    assert read_number(np.ascontiguousarray(paint(1234)[::-1])) != 1234
+    assert read_number(np.ascontiguousarray(paint(1234)[:, ::-1])) != 1234
