@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from stts.checkpoint import check_output_dir, is_finished, write_settings
+from stts.checkpoint import check_output_dir, is_finished
 from stts.cli import launch
 from stts.data import load_data
 from stts.models import find_folder, load_model
@@ -21,23 +21,20 @@ def main(config: dict[str, Any]) -> int:
         print(f"finished already, {run.train.max_steps} steps: the model is in {run.output_dir / 'model'}")
         return 0
 
-    from accelerate.utils import set_seed
+    find_folder(run.model, run.checkpoint)
+    data = load_data(run.data)
+
+    import torch
 
     from stts.data import VideoQADataset
-    from stts.train import Interrupted, join_processes, train
+    from stts.train import Interrupted, train
 
-    set_seed(run.train.seed)  # of a fresh scorer's weights
-    processes = join_processes()
-    with processes.local_main_process_first():  # makes or downloads what the others then find
-        find_folder(run.model, run.checkpoint)
-        data = load_data(run.data)
-        model, processor = load_model(run.model, run.stts, run.checkpoint)
-        dataset = VideoQADataset(data.train, data.root, processor, **dataclasses.asdict(run.video))
-        evaluate = None
-        if run.train.eval_every:
-            evaluate = periodic_evaluation(run.benchmark, run.evaluation, processor, run.output_dir)
-    if processes.is_main_process:
-        write_settings(run.output_dir, config)
+    torch.manual_seed(run.train.seed)  # of a fresh scorer's weights
+    model, processor = load_model(run.model, run.stts, run.checkpoint)
+    dataset = VideoQADataset(data.train, data.root, processor, **dataclasses.asdict(run.video))
+    evaluate = None
+    if run.train.eval_every:
+        evaluate = periodic_evaluation(run.benchmark, run.evaluation, processor, run.output_dir)
     try:
         train(model, processor, dataset, run.train, run.output_dir, evaluate, run.wandb, config)
     except Interrupted as stop:

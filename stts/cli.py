@@ -181,7 +181,7 @@ def documented_keys(text: str) -> Iterator[tuple[str, str, str]]:
         if comment := re.fullmatch(r"\s*# ?(.*)", line):
             above = f"{above} {comment[1]}".strip()
             continue
-        if match := re.fullmatch(r"(\s*)([\w/]+):\s*(.*?)(?:\s*(?<!\S)#\s*(.*))?", line):
+        if match := re.fullmatch(r"""(\s*)([\w/]+):\s*("[^"]*"|'[^']*'|.*?)(?:\s*(?<!\S)#\s*(.*))?""", line):
             indent, key, value, beside = len(match[1]), match[2], match[3], match[4] or ""
             path = [*(entry for entry in path if entry[0] < indent), (indent, key)]
             if value and path[0][1] not in ("defaults", "hydra"):

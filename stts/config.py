@@ -29,6 +29,9 @@ class STTSConfig:
     window one frame earlier, training-free)."""
     aux_loss_weight: float = 0.5
     """Weight of the temporal auxiliary loss in the training loss."""
+    aux_across_videos: bool = False
+    """Hold the first frame of a video against the last one of the video before it in the batch, too. The published
+    code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
     bias_floor: float = math.exp(-2)
     """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias and no gradient to the scorer."""
     bias_norm: str = "row"

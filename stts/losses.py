@@ -29,18 +29,21 @@ def temporal_aux_loss(
     frames_per_video: Sequence[int],
     pool_width: int = 3,
     grid: Grid | None = None,
+    across_videos: bool = False,
 ) -> Tensor:
     """Mean of (score(t) - (1 - similarity(t, t - 1)))^2 over the windows of every frame t >= 1 of its video.
 
     scores: (F, W) raw scores in [0, 1]; features: (F, N, D), what the scorer saw; frames_per_video: T of each
     video, summing to F. Returns a float32 scalar, unweighted; 0 when no video has two frames. Gradient reaches
-    both scores and features (paper equation of L_aux). Pairs across two videos do not count: the published code
-    counts them, for no reason but that its batch is flat.
+    both scores and features (paper equation of L_aux). across_videos: count the pair of a video's last frame and
+    the next one's first too, as the published code does for no reason but that its batch is flat.
     """
     check_frames(len(scores), frames_per_video)
     with torch.autocast(features.device.type, enabled=False):
         target = 1 - neighbor_similarity(features, pool_width, grid)  # (F - 1, W)
         error = (scores[1:].float() - target).square()
-    within = ~first_frames(frames_per_video, scores.device)[1:, None]
+    if across_videos:
+        return error.sum() / max(error.numel(), 1)
+    apart = first_frames(frames_per_video, scores.device)[1:, None]
     count = max((len(scores) - len(frames_per_video)) * scores.shape[1], 1)
-    return error.masked_fill(~within, 0).sum() / count
+    return error.masked_fill(apart, 0).sum() / count

@@ -85,7 +85,7 @@ def load_model(
                 output_loading_info=True,
                 **options,
             )
-    except (RuntimeError, OSError, SafetensorError, ImportError) as error:  # shapes, damage, no such attention
+    except (RuntimeError, OSError, SafetensorError, ImportError) as error:  # shapes, damage, attention
         raise ValueError(f"cannot load {folder}: {error}") from error
     _check_loaded(folder, loaded, [name for name, _ in model.named_parameters()])
     return model, VideoProcessor.from_pretrained(folder, pool_width=model.stts.pool_width)

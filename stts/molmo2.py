@@ -208,6 +208,7 @@ class STTSMolmo2ForConditionalGeneration(Molmo2ForConditionalGeneration):
             layout.frames_per_video,
             self.stts.pool_width,
             self.model.vision_tower.grid,
+            self.stts.aux_across_videos,
         )
 
     def _packed_mask(self, sequence_ids: Tensor, mm_token_type_ids: Tensor | None) -> Tensor:

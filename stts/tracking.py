@@ -67,7 +67,7 @@ class Tracker:
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append one row for each step to metrics.jsonl and show the last one."""
-        if not self.enabled:
+        if not self.enabled or not rows:
             return
         _append(self.output_dir / "metrics.jsonl", rows)
         for row in rows:

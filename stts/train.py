@@ -1,53 +1,22 @@
-"""The training loop: next batches, step, maybe log, maybe evaluate, maybe save.
-
-accelerate owns devices and processes; rank checks stay in logging and saving. The loss of a step is that of
-one big batch: the LM loss averages over all supervised tokens, the auxiliary loss over all pairs of
-neighbouring frames, however they were split into forward passes and processes.
-"""
+"""The training loop: next batches, step, maybe log, maybe evaluate, maybe save."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from datetime import timedelta
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, gather_object, set_seed
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import Dataset
 
-from .checkpoint import (
-    Progress,
-    is_finished,
-    load_checkpoint,
-    newest_checkpoint,
-    rng_state,
-    save_checkpoint,
-    save_model,
-)
-from .data.collator import Collator
-from .data.sampler import EndlessBatches
-from .metrics import count, measure, metrics_row
-from .optim import build_optimizer, freeze, set_lr
-from .stopping import Interrupted, StopSignals, leave_signals_to_the_parent
+from .checkpoint import is_finished, newest_checkpoint, write_settings
+from .stopping import Interrupted, StopSignals
 from .tracking import Tracker
 from .train_config import LearningRates, TrainConfig, WandbConfig
+from .trainer import Evaluate, Trainer
 
-__all__ = ["Interrupted", "LearningRates", "TrainConfig", "Trainer", "WandbConfig", "train"]
-
-Batch = dict[str, Any]
-Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
-"""(model in eval mode, step) -> results, numbers by name."""
-PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+__all__ = ["Interrupted", "LearningRates", "TrainConfig", "WandbConfig", "train"]
 
 
 def train(
@@ -64,9 +33,9 @@ def train(
 
     model: STTSMolmo2ForConditionalGeneration; processor: its VideoProcessor; dataset: gives the processor's
     examples with "id"; evaluate: called every config.eval_every steps on the first process; settings: what
-    wandb should list. With checkpoints in output_dir the run goes on from the newest, as if it had never
-    stopped; a finished run returns at once. Raises Interrupted after SIGINT or SIGTERM, with a checkpoint
-    saved, and ValueError when the loss is not finite.
+    config.yaml and wandb should list. With checkpoints in output_dir the run goes on from the newest, as if
+    it had never stopped; a finished run returns at once. Raises Interrupted after SIGINT or SIGTERM, with a
+    checkpoint saved, and ValueError when the loss is not finite.
     """
     output_dir = Path(output_dir)
     if is_finished(output_dir, config.max_steps):
@@ -76,6 +45,8 @@ def train(
     output_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model, processor, config, output_dir)
     done = trainer.progress.step
+    if settings and trainer.is_main:
+        write_settings(output_dir, settings)
     batches = trainer.batches(dataset)
     tracker = Tracker(output_dir, config.max_steps, done, wandb, settings, trainer.is_main)
     with tracker, StopSignals() as signals:
@@ -88,6 +59,7 @@ def train(
             stop = trainer.any_process(signals.received) if log or not trainer.is_distributed else 0
             if log or evaluates or save or stop:
                 tracker.log(trainer.read_metrics())
+                trainer.refuse_bad_batch()
             if evaluates:
                 tracker.log_evaluation(step, trainer.evaluate(evaluate))
             if save or stop:
@@ -97,194 +69,3 @@ def train(
         trainer.finish()
         tracker.say(f"finished: the model is in {output_dir / 'model'}")
     return newest_checkpoint(output_dir)
-
-
-def join_processes() -> PartialState:
-    """Meet the other processes of a launch by accelerate or torchrun, if there are any."""
-    on_cpu = not torch.accelerator.is_available()  # accelerate must be told, or every process trains alone
-    return PartialState(cpu=on_cpu, timeout=timedelta(hours=2))  # the others wait while the first evaluates
-
-
-class Trainer:
-    """A model with its optimizer, somewhere between the first step and the last."""
-
-    def __init__(self, model: nn.Module, processor: Any, config: TrainConfig, output_dir: Path) -> None:
-        join_processes()
-        self.accelerator = Accelerator(mixed_precision="no")  # autocast is entered where it is wanted
-        kind = self.accelerator.distributed_type
-        if kind not in PARALLELISM:
-            raise ValueError(f"training is for one device, or data-parallel on several, not for {kind.value}")
-        if not model.stts.prune_ratio or model.stts.policy != "scorer":  # nothing would ask the scorer
-            config = dataclasses.replace(config, lr=dataclasses.replace(config.lr, scorer=0.0))
-        self.config, self.processor, self.output_dir = config, processor, output_dir
-        self.device = self.accelerator.device
-        self.is_main = self.accelerator.is_main_process
-        self.is_distributed = self.accelerator.num_processes > 1
-        on_cuda = self.device.type == "cuda"
-        self.bf16 = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and on_cuda)
-
-        set_seed(config.seed, device_specific=True)
-        freeze(model, config.lr)
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.plain_model = model.train()
-        self.model = self.accelerator.prepare_model(model)
-        self.optimizer = build_optimizer(model, config)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.progress = Progress()
-        self.pending: list[tuple[dict[str, Any], Tensor]] = []
-        if checkpoint := newest_checkpoint(output_dir):
-            self.progress = load_checkpoint(checkpoint, model, self.optimizer, self.accelerator.process_index)
-        self.clock = time.perf_counter()
-
-    def batches(self, dataset: Dataset) -> Iterator[Batch]:
-        """Batches on the host from where the run stands, without end."""
-        config, accelerator = self.config, self.accelerator
-        if config.num_workers:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
-        order = EndlessBatches(
-            len(dataset),
-            config.batch_size,
-            config.seed,
-            self.progress.examples,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        prune_ratio = self.plain_model.stts.prune_ratio
-        loader = DataLoader(
-            dataset,
-            batch_sampler=order,
-            collate_fn=Collator(self.processor.pad_token_id, prune_ratio, config.max_tokens),
-            num_workers=config.num_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_signals_to_the_parent,
-            generator=torch.Generator().manual_seed(config.seed),  # else it draws from the model's numbers
-        )
-        return iter(loader)
-
-    def is_due(self, every: int) -> bool:
-        """Whether what is done every so many steps (0: never) is due now; after the last one it always is."""
-        return every > 0 and (self.progress.step % every == 0 or self.progress.step == self.config.max_steps)
-
-    def step(self, batches: list[Batch]) -> None:
-        """One optimizer step over batches, each one forward pass. Never waits for the device."""
-        rates = set_lr(self.optimizer, self.progress.step, self.config)
-        counts = [count(batch) for batch in batches]
-        token_shares = self._shares([c["targets"] for c in counts])
-        pair_shares = self._shares([c["pairs"] for c in counts])
-        sums = []
-        for i, batch in enumerate(batches):
-            accumulate = self.accelerator.no_sync(self.model) if i < len(batches) - 1 else nullcontext()
-            with accumulate:
-                sums.append(self._forward_backward(batch, token_shares[i], pair_shares[i]))
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-        ids = [name for batch in batches for name in batch["ids"]]
-        examples = self.progress.examples + len(ids) * self.accelerator.num_processes
-        self.progress = Progress(self.progress.step + 1, examples)
-        row = {
-            "step": self.progress.step,
-            "lr": rates.get("llm", max(rates.values())),
-            **{f"lr_{group}": rate for group, rate in rates.items()},
-            "tokens": sum(c["tokens"] for c in counts),
-            "ids": ids,
-        }
-        norm = (
-            norm.double() / self.accelerator.num_processes
-        )  # the same on all, and rows are summed over them
-        self.pending.append((row, torch.cat([torch.stack(sums).sum(0), norm[None]])))
-
-    def _forward_backward(self, batch: Batch, token_share: Any, pair_share: Any) -> Tensor:
-        """Add the gradient of one batch's share of the loss; returns (7,), its losses and `measure`."""
-        inputs = {
-            k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
-        }
-        del inputs["ids"]
-        with self._autocast():
-            out = self.model(**inputs, use_cache=False)
-        lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
-        loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
-        (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
-        num_windows = len(batch.get("video_token_pooling", ()))
-        return torch.cat([torch.stack([lm_loss, aux_loss]).detach().double(), measure(out, num_windows)])
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def _shares(self, counts: list[int]) -> Tensor | list[float]:
-        """Each count as a share of the sum over all batches and processes; shares of nothing are 0."""
-        if not self.is_distributed:
-            return [c / max(1, sum(counts)) for c in counts]
-        mine = torch.tensor(counts, dtype=torch.float64, pin_memory=self.device.type == "cuda")
-        mine = mine.to(self.device, torch.float32, non_blocking=True)
-        return mine / self.accelerator.reduce(mine.sum(), reduction="sum").clamp(min=1)
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of the steps since the last call: the one place that waits for the device.
-
-        Raises ValueError, after writing bad_batch.json, when a loss or gradient is not finite.
-        """
-        rows, measured = zip(*self.pending, strict=True)
-        self.pending = []
-        tokens = torch.tensor([row.pop("tokens") for row in rows], dtype=torch.float64).to(self.device)
-        table = torch.cat([torch.stack(measured), tokens[:, None]], 1)
-        if self.is_distributed:
-            table = self.accelerator.reduce(table, reduction="sum")
-        table = table.tolist()
-        now = time.perf_counter()
-        seconds, self.clock = (now - self.clock) / len(rows), now
-        for row, sums in zip(rows, table, strict=True):
-            ids = row.pop("ids")
-            row |= metrics_row(sums, self.plain_model.stts.aux_loss_weight, seconds)
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                self._refuse_batch(row, ids)
-        return list(rows)
-
-    def _refuse_batch(self, row: dict[str, Any], ids: list[str]) -> None:
-        ids = gather_object(ids)
-        path = self.output_dir / "bad_batch.json"
-        if self.is_main:
-            path.write_text(json.dumps({"step": row["step"], "ids": ids}, indent=1))
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        raise ValueError(
-            f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {row['step']}, on "
-            f"the examples {shown} (all in {path}); check them, or lower train.lr"
-        )
-
-    def evaluate(self, evaluate: Evaluate) -> Mapping[str, Any]:
-        """Results on the first process, {} on the others. Training goes on as if nothing had happened."""
-        results: Mapping[str, Any] = {}
-        if self.is_main:
-            self.plain_model.eval()
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._autocast():
-                results = evaluate(self.plain_model, self.progress.step)
-            self.plain_model.train()
-        self._meet()
-        return results
-
-    def save(self) -> None:
-        """Write a checkpoint of this step."""
-        states = gather_object([rng_state()])
-        if self.is_main:
-            parts = (self.plain_model, self.processor, self.optimizer)
-            save_checkpoint(self.output_dir, self.progress, *parts, states, self.config.keep)
-        self._meet()
-
-    def finish(self) -> None:
-        """Save the last checkpoint if the schedule did not, and the trained model to output_dir/model."""
-        self.save()
-        if self.is_main:
-            save_model(self.output_dir / "model", self.plain_model, self.processor)
-        self._meet()
-
-    def _meet(self) -> None:
-        self.accelerator.wait_for_everyone()
-        self.clock = time.perf_counter()  # the time of evaluating and saving is not the next step's
-
-    def any_process(self, signum: int) -> int:
-        """The signal that this or any other process received, 0 for none. All processes must ask together."""
-        if not self.is_distributed:
-            return signum
-        return int(self.accelerator.gather(torch.tensor([signum], device=self.device)).max())

@@ -70,8 +70,8 @@ def released_tensors(state: dict[str, Tensor], config: Molmo2Config) -> dict[str
 
 
 def released_config(config: Molmo2Config, surplus_layers: int = 2) -> dict:
-    """config.json as released: `vit_config` with its own names, more ViT layers than there are weights for, and
-    the features counted from the end."""
+    """config.json as released: `vit_config` with its own names, more ViT layers than there are weights for,
+    and the features counted from the end."""
     vision, adapter, text = config.vision_config, config.adapter_config, config.text_config
     num_layers = vision.num_hidden_layers + surplus_layers
     heads = ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size", "intermediate_size")

@@ -174,6 +174,17 @@ def test_painted_letters_are_read(setting: Setting, tmp_path: Path, mode: str, r
     assert results["settings"]["prune_ratio"] == ratio
 
 
+def test_only_the_letters_of_a_question_compete(setting: Setting, tmp_path: Path) -> None:
+    four = questions_about(setting.videos[:2], each=1)
+    six = [replace(question, id=f"{question.id}-six", options=tuple("uvwxyz")) for question in four]
+    evaluate(
+        Painted(setting.processor), setting.processor, [four[0], six[0], four[1], six[1]], CONFIG, tmp_path
+    )
+    lines = read_lines(tmp_path)
+    assert [line["predicted"] for line in lines] == ["A", "F", "B", "F"]
+    assert [len(line["logits"]) for line in lines] == [4, 6, 4, 6]
+
+
 def test_replies_that_name_no_option_are_wrong(setting: Setting, tmp_path: Path) -> None:
     model = Painted(setting.processor)
     model.say = lambda letter: "no idea" if letter == 1 else f"The answer is {'ABCD'[letter]}."
@@ -254,7 +265,7 @@ class TestRestart:
     def test_a_stopped_run_goes_on_and_equals_one_that_never_stopped(
         self, setting: Setting, tmp_path: Path, policy: str
     ) -> None:
-        evidence = ({"start": 0, "end": 9, "box": [0, 0, 1, 1]},)
+        evidence = ({"start": 0, "end": 9, "box": [0, 0, 0.5, 0.5]},)
         questions = [replace(question, evidence=evidence) for question in questions_about(setting.videos)]
         whole = self.ask(
             setting, tmp_path / "whole", Painted(setting.processor, policy=policy), questions=questions

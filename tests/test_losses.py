@@ -14,7 +14,7 @@ CASES = [("single", [6]), ("two_videos", [5, 3]), ("grid27", [4, 3])]
 @pytest.mark.parametrize(("name", "videos"), CASES)
 def test_equals_the_published_loss_within_videos(name, videos):
     data = case("aux_loss", name)
-    scores = data["scores"].requires_grad_()
+    scores = data["scores"].clone().requires_grad_()
     loss = temporal_aux_loss(scores, data["hidden"], videos)
     torch.testing.assert_close(loss, data["loss_raw_within_video"], rtol=1e-5, atol=1e-7)
     loss.backward()
@@ -23,9 +23,20 @@ def test_equals_the_published_loss_within_videos(name, videos):
     torch.testing.assert_close(sims, data["neighbour_sims"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "videos"), CASES)
+def test_equals_the_published_loss_across_videos(name, videos):
+    data = case("aux_loss", name)
+    scores, hidden = data["scores"].clone().requires_grad_(), data["hidden"].clone().requires_grad_()
+    loss = 0.5 * temporal_aux_loss(scores, hidden, videos, across_videos=True)
+    torch.testing.assert_close(loss, data["loss_official"], rtol=1e-5, atol=1e-7)
+    loss.backward()
+    torch.testing.assert_close(scores.grad, data["grad_scores_official"], rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(hidden.grad, data["grad_hidden_official"], rtol=1e-4, atol=1e-8)
+
+
 def test_gradient_reaches_the_features_as_published():
     data = case("aux_loss", "single")
-    hidden = data["hidden"].requires_grad_()
+    hidden = data["hidden"].clone().requires_grad_()
     (0.5 * temporal_aux_loss(data["scores"], hidden, [6])).backward()
     torch.testing.assert_close(hidden.grad, data["grad_hidden_official"], rtol=1e-4, atol=1e-8)
 

@@ -63,7 +63,7 @@ def test_a_saved_model_loads_back_with_its_scorer_and_what_it_was_trained_with(r
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
     assert again.stts == stts.replace(prune_ratio=0.3)
-    with pytest.raises(ValueError, match="insert_after is 1, but the model .* trained with 2"):
+    with pytest.raises(ValueError, match=r"insert_after is 1, but the model .* trained with 2"):
         load_model(ModelSpec("not/used"), STTSConfig(insert_after=1), tmp_path / "saved")
 
 
@@ -117,14 +117,14 @@ def test_folders_that_are_no_model_are_explained(tmp_path, copy):
     for path in (tmp_path / "absent", "relative/no/where"):
         with pytest.raises(ValueError, match=r"model\.path is .*no such folder"):
             find_folder(ModelSpec(str(path)))
-    with pytest.raises(ValueError, match="checkpoint is .*no such folder"):
+    with pytest.raises(ValueError, match=r"checkpoint is .*no such folder"):
         find_folder(ModelSpec("x/y"), tmp_path / "absent")
     run = tmp_path / "run"
     shutil.copytree(copy, run / "model")
     with pytest.raises(ValueError, match=f"no config.json; did you mean {run / 'model'}"):
         find_folder(ModelSpec("x/y"), run)
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="not complete: model.safetensors missing"):
+    with pytest.raises(ValueError, match=r"not complete: model\.safetensors missing"):
         find_folder(ModelSpec(str(copy)))
 
 
@@ -156,7 +156,7 @@ def test_missing_tensors_are_never_made_up(copy, tmp_path):
     with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as file:
         scorer = next(name for name in file.keys() if "scorer" in name)  # noqa: SIM118 (not a dict)
     drop_tensor(tmp_path / "saved", scorer)
-    with pytest.raises(ValueError, match="lacks 1 of the model's tensors, model.vision_tower.scorer"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's tensors, model\.vision_tower\.scorer"):
         load_model(ModelSpec("x/y"), STTSConfig(), tmp_path / "saved")
 
 

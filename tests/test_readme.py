@@ -21,7 +21,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("python scripts/")
 ]
-SMALL = "debug=quick data.num_train=4 data.num_test=1 train.batch_size=2 data.folder=clips model.path=tiny"
+CLIPS = "data.num_train=4 data.num_test=1 data.folder=clips"
+SMALL = f"{CLIPS} train.max_steps=2 train.batch_size=2 train.num_workers=0"
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
@@ -48,7 +49,7 @@ def test_train_and_evaluate_commands_run_in_turn(tmp_path):
 
     done = script(train, SMALL)
     assert done.returncode == 0, done.stderr
-    done = script(evaluate, "data.num_train=4 data.num_test=1 data.folder=clips frames=128")
+    done = script(evaluate, CLIPS)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("outputs/eval/**/results.json"))
     done = script(videomme)

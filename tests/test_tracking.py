@@ -141,7 +141,7 @@ def test_online_without_a_key_is_refused_before_anything_starts(tmp_path, monkey
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with pytest.raises(ValueError, match="no API key .* WANDB_API_KEY .* wandb.mode=offline"):
+    with pytest.raises(ValueError, match=r"no API key .* WANDB_API_KEY .* wandb\.mode=offline"):
         WandbConfig(mode="online")
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
     assert WandbConfig(mode="online").mode == "online"

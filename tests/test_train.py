@@ -14,14 +14,15 @@ from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.sampler import EndlessBatches
 from stts.models import ModelSpec, load_model
-from stts.train import Interrupted, LearningRates, TrainConfig, Trainer, train
+from stts.train import Interrupted, LearningRates, TrainConfig, train
+from stts.trainer import Trainer
 
 TIMED = ("seconds", "tokens_per_s")
 
 
 @pytest.fixture
 def setup(tiny_folder: Path, clips: Path):
-    """setup(prune_ratio=...) -> a fresh tiny model with the same weights every time, its processor, its data."""
+    """setup(prune_ratio=...) -> a tiny model with the same weights every time, its processor, its data."""
 
     def make(**stts: Any):
         torch.manual_seed(0)
@@ -73,7 +74,7 @@ def straight(tiny_folder: Path, clips: Path, tmp_path_factory) -> Path:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(setup, straight, tmp_path):
-    class Killed(Exception):
+    class Killed(Exception):  # noqa: N818
         pass
 
     def power_cut():
@@ -154,7 +155,7 @@ def test_metrics_have_every_step_and_the_exact_share_kept(setup, straight, tmp_p
 
 
 def reference_gradient(model, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
-    """The step's loss written out: every supervised token and every frame pair of all examples counts once."""
+    """The step's loss written out: every supervised token and every pair of frames counts once."""
     token_losses, aux, pairs = [], 0.0, 0
     for batch in batches:
         inputs = {key: value for key, value in batch.items() if key not in ("ids", "labels")}
@@ -242,24 +243,23 @@ def test_frozen_parts_and_a_scorer_nobody_asks_stay_as_they_are(setup, tmp_path,
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(setup, tmp_path):
     model, processor, dataset = setup()
+    second = [batch for batch, _ in zip(EndlessBatches(len(dataset), 2, seed=0), range(2), strict=False)][1]
 
     class Poisoned(VideoQADataset):
         def __getitem__(self, index):
-            example = super().__getitem__(index)
-            if example["id"] == self.rows[3]["id"]:
+            if index == second[1]:
                 with torch.no_grad():
                     model.lm_head.weight[0, 0] = torch.inf
-            return example
+            return super().__getitem__(index)
 
     dataset.__class__ = Poisoned
-    with pytest.raises(ValueError, match="the loss is nan") as error:
-        train(model, processor, dataset, config(log_every=2, save_every=1), tmp_path)
-    bad = json.loads((tmp_path / "bad_batch.json").read_text())
-    assert dataset.rows[3]["id"] in bad["ids"]
-    assert len(bad["ids"]) == 2
-    assert dataset.rows[3]["id"] in str(error.value)
-    good = newest_checkpoint(tmp_path)
-    assert good is None or int(good.name[-7:]) < bad["step"]
+    with pytest.raises(ValueError, match="the loss is nan .* at step 2") as error:
+        train(model, processor, dataset, config(log_every=3, save_every=0), tmp_path)
+    ids = [dataset.rows[index]["id"] for index in second]
+    assert json.loads((tmp_path / "bad_batch.json").read_text()) == {"step": 2, "ids": ids}
+    assert ", ".join(ids) in str(error.value)
+    assert [row["step"] for row in rows(tmp_path)] == [1]
+    assert newest_checkpoint(tmp_path) is None
 
 
 def test_evaluation_comes_in_time_and_leaves_training_alone(setup, tmp_path):
@@ -283,7 +283,7 @@ def test_evaluation_comes_in_time_and_leaves_training_alone(setup, tmp_path):
 def test_the_order_of_the_data_is_a_permutation_each_epoch_and_a_function_of_the_position():
     stream = EndlessBatches(10, 3, seed=4)
     batches = [batch for batch, _ in zip(stream, range(20), strict=False)]
-    flat = sum(batches, [])
+    flat = [index for batch in batches for index in batch]
     epochs = [flat[i : i + 10] for i in range(0, 60, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6

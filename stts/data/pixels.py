@@ -20,9 +20,10 @@ def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
     """
     if frames.shape[1:3] == (size, size):
         return frames
-    x = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> t c h w").float()
+    # one channel an image: channels last takes a kernel that rounds differently with more threads
+    x = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> (t c) 1 h w").float()
     x = F.interpolate(x, (size, size), mode="bilinear", antialias=False, align_corners=False)
-    return rearrange(x.round().clamp(0, 255).byte(), "t c h w -> t h w c").numpy()
+    return rearrange(x.round().clamp(0, 255).byte(), "(t c) 1 h w -> t h w c", c=3).numpy()
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:

@@ -68,7 +68,7 @@ class EvalConfig:
 
 
 def warn_if_untrained(stts: STTSConfig, folder: Path) -> None:
-    """Say so when the windows are to be dropped by the scores of a model that was never trained to give any."""
+    """Say so when windows are to be dropped by the scores of a model that never learned to score."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if stts.policy == "scorer" and stts.prune_ratio and "stts" not in config:
         logger.warning("%s has no trained scorer: a random one decides which windows are dropped", folder)

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Record = Mapping[str, Any]
@@ -62,7 +63,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         if list(labels) == ["all"]:
             continue
         for label, counts in labels.items():
-            table.add_row(label if kind == "category" else f"{kind}: {label}", *_cells(counts))
+            table.add_row(escape(label if kind == "category" else f"{kind}: {label}"), *_cells(counts))
         table.add_section()
     table.add_row("all", *_cells(results), style="bold")
     return table
@@ -87,7 +88,7 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table("", "kept", "accuracy", "evidence kept", "unparsed", "seconds")
     for name, results in runs.items():
         shares = [_percent(results[key]) for key in ("kept", "accuracy", "evidence_recall")]
-        table.add_row(name, *shares, str(results["unparsed"]), f"{results['seconds']:.1f}")
+        table.add_row(escape(name), *shares, str(results["unparsed"]), f"{results['seconds']:.1f}")
     return table
 
 
@@ -110,4 +111,4 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """Show one evaluation on the terminal."""
     console = console or Console()
     console.print(results_table(results))
-    console.print(summary(results), highlight=False)
+    console.print(summary(results), highlight=False, markup=False)

@@ -32,10 +32,10 @@ def _question(path: Path, root: Path, row: Mapping[str, Any]) -> Question:
             question=row["question"],
             options=options,
             answer=answer_index(row["answer"], options),
-            category=row.get("category", ""),
+            category=row.get("category") or "",
             start=row.get("start"),
             end=row.get("end"),
-            evidence=tuple(row.get("evidence", ())),
+            evidence=tuple(row.get("evidence") or ()),
         )
     except KeyError as error:
         raise ValueError(
