@@ -101,7 +101,9 @@ def insert_stts(vision_model: PreTrainedModel, config: STTSConfig) -> PreTrained
     host = describe(vision_model)
     if hasattr(vision_model, "scorer"):
         raise ValueError(f"this {type(vision_model).__name__} already has a scorer")
-    vision_model.scorer = build_scorer(vision_model.config, config).to(vision_model.device, vision_model.dtype)
+    vision_model.scorer = build_scorer(vision_model.config, config).to(
+        vision_model.device, vision_model.dtype
+    )
     vision_model.stts = config
     whole = vision_model.forward
 
@@ -118,7 +120,9 @@ def insert_stts(vision_model: PreTrainedModel, config: STTSConfig) -> PreTrained
     return vision_model
 
 
-def _pruned(host: Host, scorer: nn.Module, stts: STTSConfig, pixels: Tensor, frames: list[int]) -> PrunedOutput:
+def _pruned(
+    host: Host, scorer: nn.Module, stts: STTSConfig, pixels: Tensor, frames: list[int]
+) -> PrunedOutput:
     last = len(host.blocks) - 1
     x = host.embed(pixels)
     out = run_pruned(host.blocks, x, scorer, stts, frames, host.grid, [last], host.num_prefix)

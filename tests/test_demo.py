@@ -43,7 +43,7 @@ def test_demo_compares_arms_and_goes_on_where_it_stopped(tiny_folder, clips, tmp
 
 
 def test_arms_that_make_no_sense_are_named():
-    with pytest.raises(ValueError, match="arm none has prune_ratio 0.5"):
+    with pytest.raises(ValueError, match=r"arm none has prune_ratio 0\.5"):
         Arm("none", 0.5)
     with pytest.raises(ValueError, match="arm scorer has prune_ratio 0"):
         Arm("scorer", 0)

@@ -264,7 +264,9 @@ class RefuseHostReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name()
-        by_mask = name.startswith("aten::index.") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        by_mask = name.startswith("aten::index.") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
         if by_mask or name.startswith(self.READS):
             raise AssertionError(f"{name} reads the device")
         return func(*args, **(kwargs or {}))

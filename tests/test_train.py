@@ -253,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(setup, t
             return super().__getitem__(index)
 
     dataset.__class__ = Poisoned
-    with pytest.raises(ValueError, match="the loss is nan .* at step 2") as error:
+    with pytest.raises(ValueError, match=r"the loss is nan .* at step 2") as error:
         train(model, processor, dataset, config(log_every=3, save_every=0), tmp_path)
     ids = [dataset.rows[index]["id"] for index in second]
     assert json.loads((tmp_path / "bad_batch.json").read_text()) == {"step": 2, "ids": ids}

@@ -37,7 +37,9 @@ def test_overlay_has_a_row_per_policy(tmp_path):
 
 
 def test_curves_are_drawn_from_a_run(tmp_path):
-    rows = [{"step": i, "lm_loss": 1 / i, "aux_loss": 0.1, "kept": 0.5, "score_mean": None} for i in (1, 2, 3)]
+    rows = [
+        {"step": i, "lm_loss": 1 / i, "aux_loss": 0.1, "kept": 0.5, "score_mean": None} for i in (1, 2, 3)
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     picture = image.imread(draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png"))
     assert picture[..., :3].min() < 0.9  # something was drawn
