@@ -107,7 +107,7 @@ class STTSScorer(nn.Module):
         ValueError listing missing and unexpected names.
         """
         weights = _rename_published(state_dict)
-        expected = [f"{ours}.{part}" for ours in _PUBLISHED.values() for part in ("weight", "bias")]
+        expected = [f"{ours}.{part}" for ours in PUBLISHED_NAMES.values() for part in ("weight", "bias")]
         missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
         if missing or extra:
             raise ValueError(f"not a published scorer: missing {missing}, unexpected {extra}")
@@ -117,7 +117,7 @@ class STTSScorer(nn.Module):
         return scorer
 
 
-_PUBLISHED = {
+PUBLISHED_NAMES = {
     "patch_token_pooler.wq": "pooling.q_proj",
     "patch_token_pooler.wk": "pooling.k_proj",
     "patch_token_pooler.wv": "pooling.v_proj",
@@ -126,6 +126,7 @@ _PUBLISHED = {
     "mlp.w2": "fc2",
     "mlp.w3": "fc3",
 }
+"""Modules of a published scorer and what they are called here."""
 
 
 def _rename_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +135,7 @@ def _rename_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state_dict.items():
         module, _, part = name.rpartition(".")
         ours = next(
-            (new for old, new in _PUBLISHED.items() if module == old or module.endswith("." + old)), None
+            (new for old, new in PUBLISHED_NAMES.items() if module == old or module.endswith("." + old)), None
         )
         renamed[f"{ours}.{part}" if ours else name] = tensor
     return renamed
