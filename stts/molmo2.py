@@ -17,17 +17,16 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2CausalLMOutputWithPast,
     Molmo2PreTrainedModel,
 )
 
 from .config import STTSConfig
+from .generation import PrunedGeneration
 from .layout import BatchLayout
 from .losses import temporal_aux_loss
 from .molmo2_backbone import PrunedInputs, STTSMolmo2Model
-from .survivors import plan_survivors
 
 
 @dataclass
@@ -47,7 +46,7 @@ class STTSOutput(Molmo2CausalLMOutputWithPast):
     aux_loss: Tensor | None = None
 
 
-class STTSMolmo2ForConditionalGeneration(Molmo2ForConditionalGeneration):
+class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalGeneration):
     """transformers' Molmo2ForConditionalGeneration, pruning the video tokens of every batch.
 
     config: transformers' Molmo2Config; config.stts holds the STTSConfig as a dict (defaults when absent). Saved
@@ -63,7 +62,6 @@ class STTSMolmo2ForConditionalGeneration(Molmo2ForConditionalGeneration):
             config.text_config.hidden_size, config.text_config.vocab_size, bias=False
         )
         self.vocab_size = config.text_config.vocab_size
-        self.last_keep_windows: Tensor | None = None
         self.post_init()
 
     @classmethod
@@ -131,44 +129,31 @@ class STTSMolmo2ForConditionalGeneration(Molmo2ForConditionalGeneration):
         pass as in transformers. Raises ValueError when the placeholders do not fit the videos.
         """
         self._no_flash_packing(sequence_ids)
+        text = (attention_mask, position_ids, mm_token_type_ids)
         pruned = None
         if pixel_values_videos is not None:
             layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids)
             if self.model.prunes(layout):
-                pruned = self.model.prune(
-                    input_ids,
-                    pixel_values_videos,
-                    video_token_pooling,
-                    layout,
-                    attention_mask,
-                    position_ids,
-                    mm_token_type_ids,
-                    sequence_ids,
-                )
+                videos = (pixel_values_videos, video_token_pooling)
+                pruned = self.model.prune(input_ids, *videos, layout, *text, sequence_ids)
         if pruned is None:
             inputs = {
                 "input_ids": input_ids,
                 "pixel_values_videos": pixel_values_videos,
                 "video_token_pooling": video_token_pooling,
                 "video_grids": video_grids,
-                "attention_mask": attention_mask,
-                "position_ids": position_ids,
-                "mm_token_type_ids": mm_token_type_ids,
             }
         else:
-            labels = pruned.survivors.take(labels, -100)
-            sequence_ids = pruned.sequence_ids
-            inputs = {
-                "inputs_embeds": self.model.embed(pruned),
-                "attention_mask": pruned.attention_mask,
-                "position_ids": pruned.position_ids,
-                "mm_token_type_ids": pruned.mm_token_type_ids,
-            }
-        if inputs["attention_mask"] is None and kwargs.get("mm_encoder_outputs"):
+            inputs = {"inputs_embeds": self.model.embed(pruned)}
+            text = (pruned.attention_mask, pruned.position_ids, pruned.mm_token_type_ids)
+            sequence_ids, labels = pruned.sequence_ids, pruned.survivors.take(labels, -100)
+        mask, positions, types = text
+        if mask is None and kwargs.get("mm_encoder_outputs"):
             # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
-            inputs["attention_mask"] = torch.ones_like(input_ids)
+            mask = torch.ones_like(input_ids)
         if sequence_ids is not None:
-            inputs["attention_mask"] = self._packed_mask(sequence_ids, inputs["mm_token_type_ids"])
+            mask = self._packed_mask(sequence_ids, types)
+        inputs |= {"attention_mask": mask, "position_ids": positions, "mm_token_type_ids": types}
         outputs = super().forward(**inputs, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
 
@@ -237,70 +222,8 @@ class STTSMolmo2ForConditionalGeneration(Molmo2ForConditionalGeneration):
                 "attn_implementation='sdpa' or set train.max_tokens=null"
             )
 
-    @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, **kwargs):
-        """transformers' generate on the surviving prompt.
-
-        Takes what forward takes, padded on either side, and generate's own options. Returns input_ids as given,
-        followed by the new tokens. last_keep_windows then holds what was kept, (F, W) bool or None.
-        """
-        self.last_keep_windows = None
-        input_ids = kwargs.pop("input_ids", inputs)
-        layout = kwargs.pop("layout", None)
-        if input_ids is None or kwargs.get("inputs_embeds") is not None:
-            return super().generate(input_ids, **kwargs)
-        prompt = self._prompt(input_ids, layout, kwargs)
-        if prompt is None:
-            return super().generate(input_ids, **kwargs)
-        for bound in ("max_length", "min_length"):  # counted from the prompt the caller knows
-            if kwargs.get(bound) is not None:
-                kwargs[bound] += prompt["input_ids"].shape[1] - input_ids.shape[1]
-        output = super().generate(**kwargs | prompt)
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        new = sequences[:, prompt["input_ids"].shape[1] :]
-        sequences = torch.cat([input_ids.repeat_interleave(len(new) // len(input_ids), 0), new], 1)
-        if isinstance(output, Tensor):
-            return sequences
-        output.sequences = sequences
-        return output
-
-    def _prompt(self, input_ids: Tensor, layout: BatchLayout | None, kwargs: dict) -> dict | None:
-        """The prompt pruned and padded on the left, its videos encoded; None when it can go in as it is."""
-        mask, types = kwargs.get("attention_mask"), kwargs.get("mm_token_type_ids")
-        pixels = kwargs.get("pixel_values_videos")
-        if pixels is not None:
-            layout = layout or self.model.layout_of(input_ids, mask, kwargs["video_grids"])
-        if pixels is None or not self.model.prunes(layout):
-            return None if mask is None else _left_padded(input_ids, mask, types)
-        pixels, pooling, _ = (kwargs.pop(key) for key in _VIDEO_KEYS)
-        positions = kwargs.pop("position_ids", None)
-        if positions is None and mask is not None:
-            positions = (mask.long().cumsum(-1) - 1).clamp(0)
-        pruned = self.model.prune(input_ids, pixels, pooling, layout, mask, positions, types, left=True)
-        self.last_keep_windows = pruned.vision.keep
-        visual = pruned.visual.split(self.model.kept_windows(layout))
-        return {
-            "input_ids": pruned.input_ids,
-            "attention_mask": pruned.attention_mask,
-            "position_ids": pruned.position_ids,
-            "mm_token_type_ids": pruned.mm_token_type_ids,
-            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=visual)},
-        }
-
 
 # transformers converts the released key layout only for classes it knows by name
 register_checkpoint_conversion_mapping(
     STTSMolmo2ForConditionalGeneration.__name__, get_checkpoint_conversion_mapping("molmo2"), overwrite=True
 )
-
-_VIDEO_KEYS = ("pixel_values_videos", "video_token_pooling", "video_grids")
-
-
-def _left_padded(input_ids: Tensor, mask: Tensor, types: Tensor | None) -> dict:
-    """Move padding to the left, where generation needs it; the same tensors when it stands there already."""
-    survivors = plan_survivors(mask.bool(), input_ids.shape[1], left=True)
-    return {
-        "input_ids": survivors.take(input_ids, 0),
-        "attention_mask": survivors.valid.long(),
-        "mm_token_type_ids": survivors.take(types, 0),
-    }
