@@ -32,6 +32,8 @@ class STTSConfig:
     aux_across_videos: bool = False
     """Hold the first frame of a video against the last one of the video before it in the batch, too. The published
     code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
+    detach_targets: bool = False
+    """Keep the auxiliary loss from reaching the ViT through its targets (the published code lets it)."""
     bias_floor: float = math.exp(-2)
     """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias and no gradient to the scorer."""
     bias_norm: str = "row"
@@ -46,6 +48,9 @@ class STTSConfig:
     """Widths of the scorer's MLP. None: (D, D // 2). Published checkpoints: (4304, 4304)."""
     scorer_activation: str = "gelu"
     """Activation of the scorer's MLP. Published checkpoints: "silu"."""
+    scorer_bias: float = 0.0
+    """Bias of a fresh scorer's last layer. Targets are mostly small: a negative one starts near them, where the
+    sigmoid still has a slope, instead of being pushed into saturation by a large first loss."""
 
     def __post_init__(self) -> None:
         if self.scorer_hidden_dims is not None:  # JSON brings a list

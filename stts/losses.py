@@ -23,6 +23,15 @@ def neighbor_similarity(features: Tensor, pool_width: int = 3, grid: Grid | None
     return (windows[1:] * windows[:-1]).sum(-1)
 
 
+def novelty(features: Tensor, pool_width: int = 3, grid: Grid | None = None) -> Tensor:
+    """What the scorer should say of each window: 1 - its similarity to the frame before it in the batch.
+
+    features: (F, N, D) -> (F, W) float32, 0 in frame 0, which has none before it.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return F.pad(1 - neighbor_similarity(features, pool_width, grid), (0, 0, 1, 0))
+
+
 def temporal_aux_loss(
     scores: Tensor,
     features: Tensor,
@@ -38,10 +47,15 @@ def temporal_aux_loss(
     both scores and features (paper equation of L_aux). across_videos: count the pair of a video's last frame and
     the next one's first too, as the published code does for no reason but that its batch is flat.
     """
+    return score_error(scores, novelty(features, pool_width, grid), frames_per_video, across_videos)
+
+
+def score_error(
+    scores: Tensor, targets: Tensor, frames_per_video: Sequence[int], across_videos: bool = False
+) -> Tensor:
+    """The mean squared error of temporal_aux_loss, given its targets: (F, W), (F, W) -> ()."""
     check_frames(len(scores), frames_per_video)
-    with torch.autocast(features.device.type, enabled=False):
-        target = 1 - neighbor_similarity(features, pool_width, grid)  # (F - 1, W)
-        error = (scores[1:].float() - target).square()
+    error = (scores[1:].float() - targets[1:]).square()
     if across_videos:
         return error.sum() / max(error.numel(), 1)
     apart = first_frames(frames_per_video, scores.device)[1:, None]

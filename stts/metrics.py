@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .data.processing import IGNORE
+from .windows import first_frames
 
 
 def count(batch: dict[str, Any]) -> dict[str, int]:
@@ -21,38 +22,102 @@ def count(batch: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def measure(out: Any, num_windows: int) -> Tensor:
-    """Sums over the windows of a forward pass, as (5,) float64 on its device: kept windows, all windows;
-    number of scores, their sum, the sum of their squares.
+def measure(out: Any, batch: dict[str, Any]) -> Tensor:
+    """Sums over the windows of a forward pass, as (8,) float64 on its device: kept windows, all windows; number
+    of scores, their sum, the sum of their squares; the same of the targets they are held against.
 
-    out: STTSOutput; num_windows: of all videos, for a batch that lost none.
+    out: STTSOutput. Scores and targets are those of frames with a frame before them: only they decide.
     """
     if out.keep_windows is None:
-        return torch.tensor([num_windows, num_windows, 0, 0, 0], dtype=torch.float64).to(
-            out.lm_loss.device, non_blocking=True
-        )
-    kept, scores = out.keep_windows.double(), out.scores.detach().double()
-    number = torch.full_like(kept[0, 0], kept.numel())
-    return torch.stack([kept.sum(), number, number, scores.sum(), scores.square().sum()])
+        num_windows = len(batch.get("video_token_pooling", ()))
+        sums = torch.tensor([num_windows, num_windows, *[0] * 6], dtype=torch.float64)
+        return sums.to(out.lm_loss.device, non_blocking=True)
+    kept = out.keep_windows.double()
+    later = ~first_frames(batch["layout"].frames_per_video, kept.device)[:, None]
+    sums = [kept.sum(), torch.full_like(kept[0, 0], kept.numel()), *_moments(out.scores, later)]
+    return torch.stack([*sums, *_moments(out.targets, later)])
+
+
+def _moments(x: Tensor | None, where: Tensor) -> list[Tensor]:
+    """Number of values, their sum and the sum of their squares: (F, W) where (F, 1) is True."""
+    if x is None:
+        return [where.sum().double() * 0] * 3
+    x = x.detach().double().masked_fill(~where, 0)
+    return [where.sum().double() * x.shape[1], x.sum(), x.square().sum()]
+
+
+class Churn:
+    """How much of the kept set changed since the same examples were last seen.
+
+    Remembers the keep masks of the first `capacity` examples, on their device. It starts anew when a run is
+    resumed.
+    """
+
+    def __init__(self, capacity: int = 256) -> None:
+        self.capacity = capacity
+        self.masks: dict[str, Tensor] = {}
+
+    def update(self, keep: Tensor | None, batch: dict[str, Any]) -> Tensor:
+        """(2,) float64: windows kept last time and dropped now, windows kept last time.
+
+        keep: (F, W) bool of a batch, or None.
+        """
+        layout = batch["layout"]
+        gone = torch.zeros(2, dtype=torch.float64).to(batch["labels"].device)
+        if keep is None or len(layout.frames_per_video) != len(batch["ids"]):
+            return gone  # nothing was pruned, or there are examples without a video: masks have no names
+        gone = gone.to(keep.device, non_blocking=True)
+        for name, mask in zip(batch["ids"], keep.split(list(layout.frames_per_video)), strict=True):
+            before = self.masks.get(name)
+            if before is not None and before.shape == mask.shape:
+                gone += torch.stack([(before & ~mask)[1:].sum(), before[1:].sum()]).double()
+            if before is not None or len(self.masks) < self.capacity:
+                self.masks[name] = mask.clone()
+        return gone
 
 
 def metrics_row(sums: list[float], aux_weight: float, seconds: float) -> dict[str, float | None]:
     """The numbers of one step.
 
     sums: over its batches and processes: LM loss and auxiliary loss, each already weighted to add up to the
-    mean; then what `measure` gives; the gradient norm; tokens before pruning. score_mean and score_std are
-    None when nothing was scored.
+    mean; then what `measure` and `Churn.update` give; the gradient norm; tokens before pruning. Means and
+    standard deviations are None when nothing was scored, churn when no example was seen before.
     """
-    lm_loss, aux_loss, kept, windows, scores, score_sum, square_sum, grad_norm, tokens = sums
-    mean = score_sum / scores if scores else None
+    lm_loss, aux_loss, kept, windows, *rest, changed, compared, grad_norm, tokens = sums
     return {
         "loss": lm_loss + aux_weight * aux_loss,
         "lm_loss": lm_loss,
         "aux_loss": aux_loss,
         "kept": kept / windows if windows else 1.0,
         "grad_norm": grad_norm,
-        "score_mean": mean,
-        "score_std": math.sqrt(max(0.0, square_sum / scores - mean**2)) if scores else None,
+        **_mean_and_std("score", *rest[:3]),
+        **_mean_and_std("target", *rest[3:]),
+        "churn": changed / compared if compared else None,
         "tokens_per_s": tokens / seconds,
         "seconds": seconds,
     }
+
+
+def _mean_and_std(name: str, number: float, total: float, squares: float) -> dict[str, float | None]:
+    mean = total / number if number else None
+    std = math.sqrt(max(0.0, squares / number - mean**2)) if number else None
+    return {f"{name}_mean": mean, f"{name}_std": std}
+
+
+def scorer_trouble(row: dict[str, Any]) -> str | None:
+    """What is wrong with the scorer, in words, by the numbers of one step; None while it is healthy."""
+    mean, std = row.get("score_mean"), row.get("score_std")
+    if mean is None:
+        return None
+    slope = mean - mean**2 - std**2  # mean of s (1 - s), the slope of the sigmoid
+    if slope < 0.01:
+        return (
+            f"the scorer is saturated: scores are {mean:.4f} on average, where the sigmoid is flat and no gradient "
+            "comes back; lower train.lr.scorer, or start from another stts.scorer_bias"
+        )
+    if std < 1e-3:
+        return (
+            f"the scorer has collapsed: all scores are {mean:.3f} +- {std:.5f}, so what is kept is noise; raise "
+            "train.lr.scorer, or lower train.lr.vision if target_std has collapsed too"
+        )
+    return None

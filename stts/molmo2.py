@@ -25,7 +25,7 @@ from transformers.models.molmo2.modeling_molmo2 import (
 from .config import STTSConfig
 from .generation import PrunedGeneration
 from .layout import BatchLayout
-from .losses import temporal_aux_loss
+from .losses import novelty, score_error
 from .molmo2_backbone import PrunedInputs, STTSMolmo2Model
 
 
@@ -36,12 +36,13 @@ class STTSOutput(Molmo2CausalLMOutputWithPast):
     loss: lm_loss, plus aux_loss_weight * aux_loss in training mode; logits: (B, L_kept, V), padded on the side the
     input was; keep_mask: (B, L) bool, True where a real input token survived, so row i of logits belongs to
     input_ids[i][keep_mask[i]]; keep_windows: (F, W) bool and scores: (F, W), None when nothing was pruned;
-    lm_loss, aux_loss: scalars.
+    targets: (F, W), what the auxiliary loss holds the scores against; lm_loss, aux_loss: scalars.
     """
 
     keep_mask: Tensor | None = None
     keep_windows: Tensor | None = None
     scores: Tensor | None = None
+    targets: Tensor | None = None
     lm_loss: Tensor | None = None
     aux_loss: Tensor | None = None
 
@@ -175,26 +176,24 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
             result.keep_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             result.keep_mask = result.keep_mask.bool()
         if self.training or outputs.loss is not None:
-            result.aux_loss = self._aux_loss(pruned, layout)
+            result.aux_loss, result.targets = self._aux_loss(pruned, layout)
         if self.training and outputs.loss is not None:
             result.loss = outputs.loss + self.stts.aux_loss_weight * result.aux_loss
         return result
 
-    def _aux_loss(self, pruned: PrunedInputs | None, layout: BatchLayout | None) -> Tensor:
-        """The temporal loss of the batch; without scores a zero that still holds the scorer's parameters, so that
-        data-parallel ranks without a video take part in its gradient."""
+    def _aux_loss(
+        self, pruned: PrunedInputs | None, layout: BatchLayout | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The temporal loss of the batch and its targets; without scores a zero that still holds the scorer's
+        parameters, so that data-parallel ranks without a video take part in its gradient."""
         if pruned is None or self.stts.policy != "scorer":
             parameters = self.model.vision_tower.scorer.parameters()
-            return sum((p.float().sum() * 0 for p in parameters), torch.zeros((), device=self.device))
-        vision = pruned.vision
-        return temporal_aux_loss(
-            vision.scores,
-            vision.scored,
-            layout.frames_per_video,
-            self.stts.pool_width,
-            self.model.vision_tower.grid,
-            self.stts.aux_across_videos,
-        )
+            return sum((p.float().sum() * 0 for p in parameters), torch.zeros((), device=self.device)), None
+        scored = pruned.vision.scored.detach() if self.stts.detach_targets else pruned.vision.scored
+        targets = novelty(scored, self.stts.pool_width, self.model.vision_tower.grid)
+        across = self.stts.aux_across_videos
+        loss = score_error(pruned.vision.scores, targets, layout.frames_per_video, across)
+        return loss, targets.detach()
 
     def _packed_mask(self, sequence_ids: Tensor, mm_token_type_ids: Tensor | None) -> Tensor:
         """Causal within an example, bidirectional among its visual tokens, nothing across examples."""

@@ -47,6 +47,7 @@ class STTSVisionModel(Molmo2VisionModel):
     def __init__(self, config: Molmo2VisionConfig, stts: STTSConfig) -> None:
         super().__init__(config)
         self.scorer = build_scorer(config, stts)
+        self.scorer_bias = stts.scorer_bias
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -58,7 +59,7 @@ class STTSVisionModel(Molmo2VisionModel):
         ):
             # the usual 0.02 would bunch all scores of a narrow ViT at 0.5
             init.normal_(module.weight, std=module.in_features**-0.5)
-            init.zeros_(module.bias)
+            init.constant_(module.bias, self.scorer_bias if module is scorer.fc3 else 0.0)
         else:
             super()._init_weights(module)
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .metrics import scorer_trouble
 from .train_config import WandbConfig
 
 PLAIN_LINES = 20
@@ -41,6 +42,7 @@ class Tracker:
         self.enabled = enabled
         self.console = Console(highlight=False, quiet=not enabled)
         self.bar = self.wandb_run = None
+        self.troubled = False
 
     def __enter__(self) -> Tracker:
         if not self.enabled:
@@ -70,6 +72,7 @@ class Tracker:
         if not self.enabled or not rows:
             return
         _append(self.output_dir / "metrics.jsonl", rows)
+        self._warn(rows[-1])
         for row in rows:
             if self.wandb_run:
                 self.wandb_run.log({k: v for k, v in row.items() if v is not None}, step=row["step"])
@@ -77,6 +80,15 @@ class Tracker:
                 self.say(f"step {row['step']}/{self.max_steps}  {_summary(row)}  eta {self._eta(row)}")
         if self.bar:
             self.bar.update(self.task, completed=rows[-1]["step"], summary=_summary(rows[-1]))
+
+    def _warn(self, row: Mapping[str, Any]) -> None:
+        """Say once that the scorer is in trouble, and once that it no longer is."""
+        trouble = scorer_trouble(row)
+        if trouble and not self.troubled:
+            self.say(f"warning: at step {row['step']} {trouble}")
+        elif self.troubled and not trouble:
+            self.say(f"the scorer has recovered at step {row['step']}")
+        self.troubled = bool(trouble)
 
     def log_evaluation(self, step: int, results: Mapping[str, Any]) -> None:
         """Append one row to eval.jsonl."""

@@ -57,6 +57,9 @@ class TrainConfig:
     """AdamW's averaging factors."""
     warmup_steps: int = 20
     """Steps over which learning rates rise from 0."""
+    ramp_steps: int = 0
+    """Steps over which the prune ratio rises from 0: at a high ratio from the start, evidence goes before the LLM
+    can ask for it. max_tokens still counts by the final ratio, so early rows are longer."""
     schedule: str = "cosine"
     """After warm-up: "cosine" (down to min_lr_ratio at max_steps) or "constant"."""
     min_lr_ratio: float = 0.1
@@ -86,6 +89,7 @@ class TrainConfig:
         for name in (
             "weight_decay",
             "warmup_steps",
+            "ramp_steps",
             "max_grad_norm",
             "save_every",
             "eval_every",

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from .checkpoint import Progress, load_checkpoint, newest_checkpoint, rng_state, save_checkpoint, save_model
 from .data.collator import Collator
 from .data.sampler import EndlessBatches
-from .metrics import count, measure, metrics_row
+from .metrics import Churn, count, measure, metrics_row
 from .optim import build_optimizer, freeze, set_lr
 from .stopping import leave_signals_to_the_parent
 from .train_config import TrainConfig
@@ -56,6 +56,7 @@ class Trainer:
         if not model.stts.prune_ratio or model.stts.policy != "scorer":  # nothing would ask the scorer
             config = dataclasses.replace(config, lr=dataclasses.replace(config.lr, scorer=0.0))
         self.config, self.processor, self.output_dir = config, processor, output_dir
+        self.stts, self.churn = model.stts, Churn()
         self.device = self.accelerator.device
         self.is_main = self.accelerator.is_main_process
         self.is_distributed = self.accelerator.num_processes > 1
@@ -109,6 +110,7 @@ class Trainer:
     def step(self, batches: list[Batch]) -> None:
         """One optimizer step over batches, each one forward pass. Never waits for the device."""
         rates = set_lr(self.optimizer, self.progress.step, self.config)
+        self.plain_model.stts = self.stts.replace(prune_ratio=self._prune_ratio())
         counts = [count(batch) for batch in batches]
         token_shares = self._shares([c["targets"] for c in counts])
         pair_shares = self._shares([c["pairs"] for c in counts])
@@ -127,6 +129,7 @@ class Trainer:
         row = {
             "step": self.progress.step,
             "lr": rates.get("llm", max(rates.values())),
+            "prune_ratio": self.plain_model.stts.prune_ratio,
             **{f"lr_{group}": rate for group, rate in rates.items()},
             "tokens": sum(c["tokens"] for c in counts),
             "ids": ids,
@@ -136,7 +139,7 @@ class Trainer:
         self.pending.append((row, torch.cat([torch.stack(sums).sum(0), norm])))
 
     def _forward_backward(self, batch: Batch, token_share: Any, pair_share: Any) -> Tensor:
-        """Add the gradient of one batch's share of the loss; returns (7,), its losses and `measure`."""
+        """Add the gradient of one batch's share of the loss; returns (12,): losses, `measure`, churn."""
         inputs = {
             k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
         }
@@ -148,8 +151,13 @@ class Trainer:
         if self.is_distributed and "pixel_values_videos" not in batch:
             loss = loss + sum(p.sum() * 0 for p in self.parameters)  # the others wait for every gradient
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
-        num_windows = len(batch.get("video_token_pooling", ()))
-        return torch.cat([torch.stack([lm_loss, aux_loss]).detach().double(), measure(out, num_windows)])
+        losses = torch.stack([lm_loss, aux_loss]).detach().double()
+        return torch.cat([losses, measure(out, batch), self.churn.update(out.keep_windows, batch)])
+
+    def _prune_ratio(self) -> float:
+        """Of the next step: rising from 0 over ramp_steps, then what the model is trained for."""
+        share = (self.progress.step + 1) / max(self.config.ramp_steps, 1)
+        return self.stts.prune_ratio * min(1.0, share)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -201,6 +209,7 @@ class Trainer:
     def evaluate(self, evaluate: Evaluate) -> Mapping[str, Any]:
         """Results on the first process, {} on the others. Training goes on as if nothing had happened."""
         results: Mapping[str, Any] = {}
+        self.plain_model.stts = self.stts
         if self.is_main:
             self.plain_model.eval()
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._autocast():
@@ -212,6 +221,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this step."""
         states = gather_object([rng_state()])
+        self.plain_model.stts = self.stts  # a folder says what the model is for, not where the ramp was
         if self.is_main:
             parts = (self.plain_model, self.processor, self.optimizer)
             save_checkpoint(self.output_dir, self.progress, *parts, states, self.config.keep)

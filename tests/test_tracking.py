@@ -155,3 +155,16 @@ def test_online_without_a_key_is_refused_before_anything_starts(tmp_path, monkey
     assert WandbConfig(mode="online").mode == "online"
     with pytest.raises(ValueError, match=r"wandb\.mode is 'on'"):
         WandbConfig(mode="on")
+
+
+def test_a_scorer_in_trouble_is_announced_once(tmp_path, capsys):
+    healthy, collapsed = {"score_mean": 0.4, "score_std": 0.1}, {"score_mean": 0.4, "score_std": 1e-5}
+    saturated = {"score_mean": 1e-4, "score_std": 1e-4}
+    with Tracker(tmp_path, 9) as tracker:
+        for step, numbers in enumerate([healthy, collapsed, collapsed, healthy, saturated], 1):
+            tracker.log([row(step, **numbers)])
+    printed = capsys.readouterr().out
+    assert printed.count("warning: at step 2 the scorer has collapsed") == 1
+    assert "at step 3 the scorer" not in printed
+    assert "recovered at step 4" in printed
+    assert "at step 5 the scorer is saturated" in printed

@@ -17,7 +17,7 @@ from stts.models import ModelSpec, load_model
 from stts.train import Interrupted, LearningRates, TrainConfig, train
 from stts.trainer import Trainer
 
-TIMED = ("seconds", "tokens_per_s")
+TIMED = ("seconds", "tokens_per_s", "churn")  # what a process saw before it was stopped is not saved
 
 
 @pytest.fixture
@@ -152,6 +152,43 @@ def test_metrics_have_every_step_and_the_exact_share_kept(setup, straight, tmp_p
     assert found[0]["lr_llm"] == pytest.approx(LearningRates().llm / 2)
     assert found[-1]["loss"] < found[0]["loss"]
     assert {row["kept"] for row in rows(straight)} == {0.5}
+
+
+def test_the_prune_ratio_ramps_up(setup, tmp_path):
+    model, processor, data = setup(prune_ratio=0.5)
+    train(model, processor, data, config(max_steps=5, ramp_steps=4), tmp_path)
+    found = rows(tmp_path)
+    assert [row["prune_ratio"] for row in found] == [0.125, 0.25, 0.375, 0.5, 0.5]
+    total = len(data[0]["video_token_pooling"])
+    assert [row["kept"] for row in found] == [1 - int(total * row["prune_ratio"]) / total for row in found]
+    assert model.stts.prune_ratio == 0.5
+    checkpoint = json.loads((newest_checkpoint(tmp_path) / "model" / "config.json").read_text())
+    assert checkpoint["stts"]["prune_ratio"] == 0.5
+
+
+def test_scores_targets_and_churn_are_those_of_frames_that_may_lose_windows(setup, tmp_path):
+    model, processor, data = setup(prune_ratio=0.5)
+    example = data[0]
+    collate = Collator(processor.pad_token_id)
+    with torch.no_grad():
+        out = model(**{k: v for k, v in collate([example]).items() if k != "ids"})
+    trainer = Trainer(model, processor, config(max_steps=9, warmup_steps=0), tmp_path)
+    trainer.step([collate([example])])
+    row = trainer.read_metrics()[0]
+    for name, values in (("score", out.scores[1:]), ("target", out.targets[1:])):
+        assert row[f"{name}_mean"] == pytest.approx(values.mean().item(), abs=1e-5)
+        assert row[f"{name}_std"] == pytest.approx(values.std(correction=0).item(), abs=1e-5)
+    assert row["churn"] is None
+    before = out.keep_windows[1:]
+    trainer.step([collate([example])])
+    trainer.read_metrics()
+    now = trainer.churn.masks[example["id"]][1:]
+    trainer.step([collate([example])])
+    assert trainer.read_metrics()[0]["churn"] is not None
+    keep = trainer.churn.update(torch.cat([torch.ones(1, now.shape[1]).bool(), before]), collate([example]))
+    last = trainer.churn.masks[example["id"]]
+    assert torch.equal(last[1:], before)
+    assert keep[1] > 0
 
 
 def reference_gradient(model, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
