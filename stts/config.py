@@ -42,6 +42,9 @@ class STTSConfig:
     """Positions of surviving tokens in the LLM: "original" (as before pruning) or "compact" (renumbered)."""
     attention: str = "auto"
     """Kernel for the ragged blocks after pruning: "auto" (by device), "loop", "varlen" or "bins"."""
+    put_back: bool = False
+    """Let a frame that would be alone in its bin keep all of its patches for the rest of the ViT, though not for
+    the LLM. The published code does; a video's features then depend on which others share the batch."""
     scorer_num_heads: int | None = None
     """Heads of the scorer's window pooling. None: as many as the ViT."""
     scorer_hidden_dims: tuple[int, int] | None = None

@@ -75,6 +75,18 @@ def unpack(x: Tensor, packing: Packing) -> Tensor:
     return dense.unflatten(0, (frames, patches))
 
 
+def put_back_lone_frames(packing: Packing) -> Packing:
+    """Give every frame that would be alone in its bin all of its patches back, as the published code does.
+
+    Bins are those of plan_bins with room for one whole frame. Waits for the lengths. Returns the larger packing.
+    """
+    frames, patches = packing.shape
+    bin_of = plan_bins(packing.lengths()[:frames], patches).bin_of
+    alone = torch.tensor([b >= 0 and bin_of.count(b) == 1 for b in bin_of], device=packing.index.device)
+    keep = alone.repeat_interleave(patches).index_fill(0, packing.index, True).view(frames, patches)
+    return plan_packing(keep, int(keep.sum()))
+
+
 @dataclass(frozen=True)
 class Bins:
     """Segments laid into rows of fixed capacity, a segment never split."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from .attention import KeyBias, Ragged
 from .config import STTSConfig
 from .losses import neighbor_similarity
-from .packing import Packing, pack, plan_packing
+from .packing import Packing, pack, plan_packing, put_back_lone_frames
 from .scorer import STTSScorer
 from .selection import attention_bias, num_dropped, select_windows
 from .windows import Grid, check_frames, spread, window_grid
@@ -94,12 +94,13 @@ def run_pruned(
 
     packing = plan_survivors(keep, config, frames_per_video, grid, num_prefix)
     collected = {i: pack(hidden, packing) for i, hidden in collected.items() if i in collect}
-    x = pack(x, packing)[None]  # (1, K, D)
-    ragged = Ragged(packing, config.attention)
+    running = put_back_lone_frames(packing) if config.put_back else packing
+    x = pack(x, running)[None]  # (1, K, D)
+    ragged = Ragged(running, config.attention)
     for i in range(biased + 1, len(blocks)):
         x = blocks[i](x, ragged)
         if i in collect:
-            collected[i] = x[0]
+            collected[i] = x[0, running.positions()[packing.index]] if config.put_back else x[0]
     return PrunedFeatures(collected, packing, keep, scores, scored)
 
 

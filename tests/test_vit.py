@@ -42,6 +42,16 @@ def test_features_equal_the_published_ones(file, weights, videos, suffix, attent
         torch.testing.assert_close(dense, data["hidden_4"] * mask[..., None], rtol=1e-5, atol=3e-5)
 
 
+def test_putting_lone_frames_back_gives_the_published_batch_dependent_features():
+    data = golden("vit_forward_b")
+    features = run(golden_vit(**SMALL), data["pixels"], [8], put_back=True)
+    mask = data["valid_mask"][..., None].bool()
+    for layer in (5, 6):
+        ours = unpack(features.hidden_states[layer], features.packing)
+        torch.testing.assert_close(ours, data[f"hidden_{layer}"] * mask, rtol=1e-5, atol=4e-5)
+    assert (data["hidden_6"] - data["hidden_6_no_refill"]).abs().max() > 0.5
+
+
 def test_images_between_videos_stay_whole():
     data = golden("vit_forward_d")  # 5 frames, two images, 4 frames, one frame of padding
     features = run(golden_vit(**SMALL), data["pixels"][:11], [5, 1, 1, 4])
