@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.utils.data import Dataset
 
 from .chat import answer
 from .config import STTSConfig
@@ -26,7 +31,7 @@ from .eval.config import EvalConfig
 from .eval.records import write_json
 from .eval.runner import evaluate
 from .eval.tasks.base import Question
-from .models import ModelSpec, load_model
+from .models import ModelSpec, find_folder, load_model
 from .train import train
 from .train_config import LearningRates, TrainConfig
 from .visualize import draw_curves, draw_kept
@@ -66,12 +71,15 @@ class DemoConfig:
 
     arms: tuple[Arm, ...]
     steps: int = 100
+    ramp_steps: int = 0
     batch_size: int = 8
     frames: int = 32
     seed: int = 0
+    processes: int = 2
+    """Arms at a time, a thread each."""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "frames"):
+        for key in ("steps", "batch_size", "frames", "processes"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}, must be at least 1")
         if len({arm.name for arm in self.arms}) < len(self.arms) or not self.arms:
@@ -85,18 +93,61 @@ def run_demo(
 
     data: training rows; questions: test questions, about clips that training never sees.
     """
-    rows, trained = [], {}
-    for arm in config.arms:
-        model, processor = fine_tune(arm, config, spec, data, output_dir / arm.name)
-        rows.append(judge(arm, model, processor, questions, config, output_dir / arm.name))
-        trained[arm.name] = model
+    find_folder(spec)  # made or downloaded once, before several processes ask for it
+    work = partial(run_arm, config, spec, data, questions, output_dir)
+    if config.processes == 1:
+        rows = [_told(work(arm)) for arm in config.arms]
+    else:
+        context = get_context("spawn")  # threads of torch do not survive a fork
+        with ProcessPoolExecutor(config.processes, context, torch.set_num_threads, (1,)) as pool:
+            rows = [_told(row) for row in pool.map(work, config.arms)]
     write_json(output_dir / "results.json", rows)
     Console().print(results_table(rows))
-    pruning = {name: model for name, model in trained.items() if name != "none"}
-    for picture in draw_test_clip(pruning, processor, questions, config, output_dir):
-        print(f"drawn: {picture}")
-    show_filmed_clip(pruning, processor, config, output_dir)
+    pruning = {}
+    for arm in config.arms:
+        if arm.policy != "none":
+            pruning[arm.name], processor = load_model(spec, arm.stts, output_dir / arm.name / "model")
+    if pruning:
+        draw_test_clip(pruning, processor, questions, config, output_dir)
+        show_filmed_clip(pruning, processor, config, output_dir)
     return rows
+
+
+def run_arm(
+    config: DemoConfig,
+    spec: ModelSpec,
+    data: DataPaths,
+    questions: Sequence[Question],
+    output_dir: Path,
+    arm: Arm,
+) -> dict[str, Any]:
+    """Fine-tune and judge one arm; what training prints goes into its log.txt. Returns its row of results.json."""
+    folder = output_dir / arm.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.txt", "a") as log, redirect_stdout(log):
+        model, processor = fine_tune(arm, config, spec, data, folder)
+        return judge(arm, model, processor, questions, config, folder)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    name = row["policy"] if row["policy"] == "none" else f"{row['policy']} at {row['prune_ratio']:.0%}"
+    print(f"{name}: accuracy {row['accuracy']:.1%} after fine-tuning", flush=True)
+    return row
+
+
+class InMemory(Dataset):
+    """A small data set whose examples are read once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.examples = dataset, {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index not in self.examples:
+            self.examples[index] = self.dataset[index]
+        return self.examples[index]
 
 
 def fine_tune(
@@ -105,17 +156,17 @@ def fine_tune(
     """The base model fine-tuned under one policy; a finished run is loaded, not repeated."""
     torch.manual_seed(config.seed)
     model, processor = load_model(spec, arm.stts)
-    dataset = VideoQADataset(data.train, data.root, processor, config.frames)
+    dataset = InMemory(VideoQADataset(data.train, data.root, processor, config.frames))
     settings = TrainConfig(
         max_steps=config.steps,
         batch_size=config.batch_size,
         lr=LearningRates(**spec.lr),
         save_every=0,
         keep=1,
-        num_workers=1,
+        num_workers=0,
+        ramp_steps=config.ramp_steps,
         seed=config.seed,
     )
-    print(f"fine-tuning: {arm.name}")
     train(model, processor, dataset, settings, folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     model, _ = load_model(spec, arm.stts, folder / "model")
@@ -174,11 +225,11 @@ def draw_test_clip(
     questions: Sequence[Question],
     config: DemoConfig,
     output_dir: Path,
-) -> list[Path]:
-    """What each model kept of the first test clip whose question has evidence, which is outlined."""
+) -> None:
+    """Draw what each model kept of the first test clip whose question has evidence, which is outlined."""
     question = next((q for q in questions if q.evidence), None)
-    if question is None or not models:
-        return []
+    if question is None:
+        return
     clip = read_video(question.video, config.frames, size=processor.image_size)
     grid, keeps = window_grid(processor.grid, processor.pool_width), {}
     for name, model in models.items():
@@ -188,7 +239,7 @@ def draw_test_clip(
     evidence = evidence_windows(question.evidence, clip.timestamps, *grid).reshape(-1, *grid)
     title = f"{question.question} (evidence outlined)"
     picture = output_dir / "kept_generated.png"
-    return [draw_kept(clip.frames, keeps, picture, clip.timestamps, evidence, title)]
+    print(f"drawn: {draw_kept(clip.frames, keeps, picture, clip.timestamps, evidence, title)}")
 
 
 def show_filmed_clip(
@@ -212,11 +263,8 @@ def show_filmed_clip(
         keeps[name] = keep_of(model, clip, grid)
         share = " ".join(f"{frame.mean():.0%}" for frame in keeps[name])
         print(f"{name} on {path.name}: {FILMED_QUESTION} {reply!r}; kept per frame {share}")
-    if keeps:
-        drawn = draw_kept(
-            picture.frames, keeps, output_dir / "kept_filmed.png", clip.timestamps, title=path.name
-        )
-        print(f"drawn: {drawn}")
+    drawn = draw_kept(picture.frames, keeps, output_dir / "kept_filmed.png", clip.timestamps, title=path.name)
+    print(f"drawn: {drawn}")
 
 
 def filmed_clip() -> Path | None:

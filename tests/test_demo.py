@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from importlib import metadata
 
@@ -17,7 +18,7 @@ LR = {"vision": 4e-4, "adapter": 4e-4, "llm": 2e-3, "scorer": 1.6e-3}
 
 
 @pytest.mark.slow
-def test_demo_compares_arms_and_goes_on_where_it_stopped(tiny_folder, clips, tmp_path, capsys):
+def test_demo_compares_arms_and_goes_on_where_it_stopped(tiny_folder, clips, tmp_path):
     config = DemoConfig((Arm("none", 0), Arm("scorer", 0.5), Arm("random", 0.5)), steps=2, batch_size=2)
     spec = ModelSpec(path=str(tiny_folder), lr=LR)
     data = DataPaths(clips / "train.jsonl", clips / "test.jsonl", clips)
@@ -32,14 +33,15 @@ def test_demo_compares_arms_and_goes_on_where_it_stopped(tiny_folder, clips, tmp
         ("scorer", 0.5),
         ("random", 0.5),
     ]
-    assert [row["kept"] for row in rows] == [1, 0.5, 0.5]
+    assert [row["kept"] for row in rows] == [1, pytest.approx(0.5, abs=0.02), pytest.approx(0.5, abs=0.02)]
     assert rows[0]["evidence_recall"] == 1
     assert all(row["seconds_per_step"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
     assert (tmp_path / "kept_generated.png").exists()
     assert (tmp_path / "scorer-0.5" / "curves.png").exists()
-    capsys.readouterr()
-    assert run_demo(config, spec, data, questions, tmp_path) == rows
-    assert capsys.readouterr().out.count("finished already") == 3
+    again = dataclasses.replace(config, processes=1)
+    assert run_demo(again, spec, data, questions, tmp_path) == rows
+    logs = [(tmp_path / row / "log.txt").read_text() for row in ("none", "scorer-0.5", "random-0.5")]
+    assert all(log.count("finished already") == 1 for log in logs)
 
 
 def test_arms_that_make_no_sense_are_named():
@@ -66,6 +68,7 @@ def test_answer_continues_the_prompt(tiny_folder, clips):
     clip = read_video(next((clips / "videos").glob("*.mp4")), frames=8)
     reply = answer(model, processor, "What colour was it?", clip, ("red", "blue"), max_new_tokens=3)
     assert isinstance(reply, str)
-    assert model.last_keep_windows.float().mean() == 0.5
+    keep = model.last_keep_windows
+    assert (~keep).sum() == keep.numel() // 2
     answer(model, processor, "Anything?", max_new_tokens=1)
     assert model.last_keep_windows is None
