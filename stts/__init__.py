@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import data
-    from .chat import answer
+    from .chat import answer, load
     from .config import STTSConfig
     from .hosts import insert_stts
     from .losses import temporal_aux_loss
@@ -29,6 +29,7 @@ __all__ = [
     "attention_bias",
     "data",
     "insert_stts",
+    "load",
     "prune_tokens",
     "select_windows",
     "temporal_aux_loss",
@@ -41,6 +42,7 @@ _HOME = {
     "answer": "chat",
     "attention_bias": "selection",
     "insert_stts": "hosts",
+    "load": "chat",
     "prune_tokens": "selection",
     "select_windows": "selection",
     "temporal_aux_loss": "losses",

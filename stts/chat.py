@@ -1,4 +1,4 @@
-"""One question about one clip."""
+"""From a model's name to an answer about a clip, in two calls."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .config import STTSConfig
 from .data.collator import Collator
 from .data.processing import VideoProcessor, multiple_choice_prompt
 from .data.video import Clip
+from .models import ModelSpec, load_model
+from .molmo2 import STTSMolmo2ForConditionalGeneration
+
+
+def load(
+    name: str = "tiny", device: str | None = None, **settings: Any
+) -> tuple[STTSMolmo2ForConditionalGeneration, VideoProcessor]:
+    """A model ready to answer, and its processor.
+
+    name: "tiny" (comes with the package), a folder, or a hub id such as "allenai/Molmo2-4B"; device: CUDA where
+    there is one by default; settings: fields of STTSConfig, e.g. prune_ratio=0.5. Raises ValueError as
+    stts.models.load_model does.
+    """
+    spec = ModelSpec(name="tiny") if name == "tiny" else ModelSpec(path=name)
+    model, processor = load_model(spec, STTSConfig(**settings))
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
 
 
 def answer(
