@@ -90,6 +90,7 @@ class TestVideoMME:
             answer=1,
             category="short",
             groups={kind: (label,) for kind, label in groups.items()},
+            prompt="mme",
         )
         assert (questions[1].video, questions[1].answer, questions[1].category) == (
             second.resolve(),

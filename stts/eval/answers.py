@@ -26,6 +26,9 @@ _MENTION = re.compile(r"(?<![\w'])(\([A-Za-z]\)|[A-Z])(?![\w'])")
 _CLAUSE_END = re.compile(r"[^\w\n]*(?:$|\n)|\s*[.,;:!?)\]]|\s+(?:because|since)\b")
 _NOUN_NEXT = re.compile(r"\s+(?!(?:and|or|is|because|since|as)\b)[a-z]")
 _SECOND = re.compile(r"\W*(?:,|/|&|\bor\b|\band\b)\W*([A-Za-z])(?![\w'])")
+_RIGHT = re.compile(r"(?<![\w'])([A-Z])\W*\s+(?:is|would\s+be)\s+(?:the\s+)?(?:correct|right|best)\b")
+_YES_NO = re.compile(r"\W*(yes|no)\b(?!\W+or\b)", re.IGNORECASE)
+_THINKING = re.compile(r"^.*</think>|<think>.*", re.DOTALL)
 _NOT_BEFORE = re.compile(r"(?:\bnot|n't)\W+(?:(?:option|choice)\W+)?$", re.IGNORECASE)
 _NOT_AFTER = re.compile(r"\W*(?:isn't|is\s+(?:not|wrong|incorrect|false))\b")
 
@@ -34,12 +37,13 @@ def parse_letter(reply: str, options: Sequence[str]) -> int | None:
     """Index of the option a reply names, or None when it names none or several.
 
     Tried in this order, the first that finds anything decides: lines that are or begin with a letter ("B",
-    "b) a ball"); the text of exactly one option, alone or after "the answer is"; a letter after "answer"; one
-    after "option"; a stand-alone capital in prose that closes its clause ("I pick C."). An article ("A man")
-    does not count, nor a letter past the last option.
+    "b) a ball"); the text of exactly one option, alone, after its letter or after "the answer is"; a letter
+    after "answer"; one after "option"; one before "is correct"; a stand-alone capital in prose that closes its
+    clause ("I pick C."); where the options are yes and no, the first word. An article ("A man") does not count,
+    nor a letter past the last option, nor what is said between "<think>" and "</think>".
     """
-    text = unicodedata.normalize("NFKC", reply).strip()
-    for rule in (_by_line, _by_text, _by_answer, _by_option, _by_mention):
+    text = _THINKING.sub("", unicodedata.normalize("NFKC", reply)).strip()
+    for rule in (_by_line, _by_text, _by_answer, _by_option, _by_verdict, _by_mention, _by_yes_no):
         named = rule(text, options)
         if named:
             return named.pop() if len(named) == 1 else None
@@ -52,7 +56,11 @@ def _by_line(text: str, options: Sequence[str]) -> set[int]:
 
 def _by_text(text: str, options: Sequence[str]) -> set[int]:
     said = {_plain(text), _plain(_LEAD.sub("", text))}
-    return {i for i, option in enumerate(options) if _plain(option) in said}
+    return {
+        i
+        for i, (letter, option) in enumerate(zip(LETTERS, options, strict=False))
+        if {_plain(option), _plain(f"{letter} {option}"), _plain(f"{letter} - {option}")} & said
+    }
 
 
 def _by_answer(text: str, options: Sequence[str]) -> set[int]:
@@ -68,6 +76,16 @@ def _after_cue(cue: re.Pattern[str], text: str, options: Sequence[str]) -> set[i
     seconds = [_SECOND.match(text, m.end()) for m in found]  # "the answer is A or B" names two
     seconds = [m for m in seconds if m and not _is_word(m[1], text, m.end())]
     return _indices((m[1] for m in [*found, *seconds]), options)
+
+
+def _by_verdict(text: str, options: Sequence[str]) -> set[int]:
+    return _indices((m[1] for m in _RIGHT.finditer(text) if not _negated(text, m)), options)
+
+
+def _by_yes_no(text: str, options: Sequence[str]) -> set[int]:
+    words = [_plain(option) for option in options]
+    match = _YES_NO.match(text)
+    return {words.index(match[1].lower())} if match and sorted(words) == ["no", "yes"] else set()
 
 
 def _by_mention(text: str, options: Sequence[str]) -> set[int]:

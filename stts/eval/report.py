@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -10,15 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .records import write_json
+
 Record = Mapping[str, Any]
+
+MEANS = ("short", "long")
+"""Lengths of videos that benchmarks are averaged by."""
 
 
 def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of results.json.
 
     records: one of each question, as the runner writes them. accuracy is over all of them: a reply that names
-    no option (unparsed) and a video that could not be read (bad_videos) count as wrong. kept and
-    evidence_recall are means over the questions that have them, None where none has.
+    no option (unparsed) and a video that could not be read (bad_videos) count as wrong. category_mean weighs
+    every category alike, however many questions it has. kept and evidence_recall are means over the questions
+    that have them, None where none has.
     """
     groups: dict[str, dict[str, list[Record]]] = {}
     for record in records:
@@ -32,6 +39,7 @@ def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[st
     return {
         "benchmark": settings["benchmark"],
         **_counts(records),
+        "category_mean": fmean(part["accuracy"] for part in by_group["category"].values()),
         "bad_videos": sum(record["error"] is not None for record in records),
         "kept": _mean(record["kept"] for record in records),
         "evidence_recall": _mean(record["evidence_recall"] for record in records),
@@ -65,6 +73,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
         for label, counts in labels.items():
             table.add_row(escape(label if kind == "category" else f"{kind}: {label}"), *_cells(counts))
         table.add_section()
+    if len(results["by_category"]) > 1:
+        table.add_row("mean of the categories", _percent(results["category_mean"]), "", "")
     table.add_row("all", *_cells(results), style="bold")
     return table
 
@@ -112,3 +122,37 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     console = console or Console()
     console.print(results_table(results))
     console.print(summary(results), highlight=False, markup=False)
+
+
+def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, str]) -> dict[str, float]:
+    """Means over benchmarks, each weighing the same: of the short ones, of the long ones, of all."""
+    chosen = {
+        **{f"{length} mean": [name for name in results if lengths[name] == length] for length in MEANS},
+        f"mean of {len(results)}": list(results),
+    }
+    return {
+        label: fmean(results[name]["accuracy"] for name in names) for label, names in chosen.items() if names
+    }
+
+
+def group_table(group: str, results: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> Table:
+    """One line for each benchmark, then the means."""
+    table = _table(group, "accuracy", "questions", "unparsed", "bad videos")
+    for name, result in results.items():
+        table.add_row(escape(name), *_cells(result), str(result["bad_videos"]))
+    table.add_section()
+    for label, mean in means.items():
+        table.add_row(label, _percent(mean), style="bold")
+    return table
+
+
+def print_group(
+    group: str, results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, str], folder: Path
+) -> None:
+    """Show the benchmarks of a group and their means, and write them to folder/results.json."""
+    means = group_means(results, lengths)
+    Console().print(group_table(group, results, means))
+    folder.mkdir(parents=True, exist_ok=True)
+    accuracies = {name: result["accuracy"] for name, result in results.items()}
+    write_json(folder / "results.json", {"benchmark": group, "accuracy": accuracies, "means": means})
+    print(f"written to {folder}")

@@ -29,7 +29,7 @@ from ..data.collator import Collator
 from ..data.decode import VideoError
 from ..data.evidence import evidence_windows
 from ..data.processing import VideoProcessor
-from ..data.prompts import LETTERS, multiple_choice_prompt
+from ..data.prompts import LETTERS
 from ..data.video import Clip, read_video
 from .asking import Ask, Reply, device_of, make_ask
 from .config import EvalConfig
@@ -145,9 +145,9 @@ def _prepare_one(
         if config.bad_videos == "stop":
             raise
         return Prepared(question, error=str(error))
-    prompt = multiple_choice_prompt(question.question, question.options)
+    turn = {"role": "user", "content": question.text(clip.timestamps)}
     try:
-        example = processor([{"role": "user", "content": prompt}], clip, add_generation_prompt=True)
+        example = processor([turn], clip, add_generation_prompt=True)
     except ValueError as error:
         raise ValueError(f"question {question.id!r}: {error}") from error
     evidence = None

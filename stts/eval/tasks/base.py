@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...data.prompts import LETTERS
+from .prompts import PROMPTS, prompt_text
+from .subtitles import Subtitles
+
 ANSWER_KINDS = ("letter", "index", "text")
+LENGTHS = ("", "short", "long")
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,35 @@ class Question:
     """The part of the video that is shown, in seconds of the file. None: from its beginning, to its end."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """Where the answer can be seen, if known: {"start", "end", "box"}, as stts.data.evidence takes them."""
+    prompt: str = "letter"
+    """How it is put to the model, a name in PROMPTS."""
+    subtitles: Subtitles | None = None
+    """Shown to the model beside the frames. None: the benchmark is asked without."""
 
     def __post_init__(self) -> None:
-        if len(self.options) < 2:
-            raise ValueError(f"question {self.id!r} has {len(self.options)} options, must have at least 2")
+        if not self.question.strip():
+            raise ValueError(f"question {self.id!r} is empty")
+        if not 2 <= len(self.options) <= len(LETTERS):
+            raise ValueError(
+                f"question {self.id!r} has {len(self.options)} options, must have 2 to {len(LETTERS)}"
+            )
         if not 0 <= self.answer < len(self.options):
             raise ValueError(
                 f"question {self.id!r} has answer {self.answer}, must be 0 to {len(self.options) - 1}"
             )
+
+    def text(self, times: Iterable[float]) -> str:
+        """What the user says about a video whose frames are shown at these seconds of it."""
+        context = self.subtitles.shown(times) if self.subtitles else ""
+        return prompt_text(self.question, self.options, self.prompt, context)
 
 
 @dataclass(frozen=True)
 class Fields:
     """How one annotation row becomes a Question.
 
-    Templates are text with column names in braces, such as "data/{videoID}.mp4"; {row} is the row's number.
+    Templates are text with column names in braces, such as "data/{videoID}.mp4"; {row} is the row's number, or
+    its key where a JSON file holds an object, {part} the name of its part.
     """
 
     id: str = "{row}"
@@ -71,14 +91,17 @@ class Fields:
     start: str = ""
     end: str = ""
     """Columns of the shown part, in seconds. Empty: the whole video."""
+    subtitles: str = ""
+    """Template of the path of a subtitle file below data_root, .srt or .json. Empty: asked without subtitles."""
+    subtitle_offset: str = ""
+    """Column of the seconds that the file's clock shows when the video begins. Empty: 0."""
+    duration: str = ""
+    """Column of the seconds of the video, outside of which subtitles are left out. Empty: none are."""
 
     def __post_init__(self) -> None:
         for name in ("video", "options"):
             object.__setattr__(self, name, _several(getattr(self, name)))
-        if self.answer_kind not in ANSWER_KINDS:
-            raise ValueError(
-                f"benchmark.fields.answer_kind is {self.answer_kind!r}, must be {' or '.join(ANSWER_KINDS)}"
-            )
+        _check_choice("benchmark.fields.answer_kind", self.answer_kind, ANSWER_KINDS)
 
 
 @dataclass(frozen=True)
@@ -91,17 +114,41 @@ class BenchmarkSpec:
     data_root: str = ""
     """Folder that holds annotations and videos."""
     annotations: str | tuple[str, ...] = ()
-    """One or more annotation files below data_root: .parquet, .jsonl or .json with a list."""
+    """One or more annotation files below data_root, .parquet, .jsonl or .json; templates where there are parts."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """Name of a part -> what stands in its rows besides their columns, for templates; {fields: ...} in it
+    replaces some of the fields. Each part has annotation files of its own. Empty: one part."""
     num_questions: int | None = None
-    """How many rows the published files have; another number is refused. None: any."""
+    """How many the published files hold; another number is refused. None: any."""
+    num_unanswerable: int = 0
+    """At most so many, whose right answer is none of their options, are left out, with a warning."""
+    num_without_subtitles: int | None = 0
+    """How many questions are about a video that has no subtitle file; another number is refused. None: any."""
     fields: Fields = field(default_factory=Fields)
+    length: str = ""
+    """Of its videos, "short" or "long": which mean over benchmarks it goes into. Empty: neither."""
+    prompt: str = "letter"
+    """How questions are put, a name in stts.eval.tasks.prompts.PROMPTS."""
     how_to_get: str = ""
     """Commands that fetch the files, shown when some are missing; {data_root} is filled in."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a data set of this library, where its test questions are the benchmark."""
+    members: Mapping[str, Any] = field(default_factory=dict)
+    """The benchmarks of a group, by name, each as its own YAML describes it. Empty: this is one benchmark."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "annotations", _several(self.annotations))
+        _check_choice("benchmark.prompt", self.prompt, PROMPTS)
+        _check_choice("benchmark.length", self.length, LENGTHS)
+        names = [field.name for field in dataclasses.fields(Fields)]
+        for part, columns in self.parts.items():
+            for name in columns.get("fields", {}):
+                _check_choice(f"a key of benchmark.parts.{part}.fields", name, names)
+
+
+def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}, must be {' or '.join(map(repr, choices))}")
 
 
 def _several(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,16 +1,22 @@
-"""From the settings of a benchmark to its questions, checked: unique ids, videos in place."""
+"""From the settings of a benchmark to its questions, checked: unique ids, videos and subtitles in place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+from . import lvbench, motionbench, temp_compass
 from .base import BenchmarkSpec, Question, check_unique_ids
 from .data import load_test_rows
-from .table import load_table, missing_files
+from .table import annotations_digest, load_table, missing_files
 
 LOADERS: dict[str, Callable[[BenchmarkSpec], list[Question]]] = {
     "data": load_test_rows,
     "table": load_table,
+    "lvbench": partial(load_table, parse=lvbench.parse),
+    "motionbench": partial(load_table, parse=motionbench.parse),
+    "temp_compass": partial(load_table, parse=temp_compass.parse),
 }
 """By what `task` says in the YAML of a benchmark."""
 
@@ -24,17 +30,74 @@ def load_questions(
     """The questions of a benchmark, all or the first `limit`, after checking that their videos are there.
 
     allow_missing: go on when some videos are missing, never when all are; the runner counts them as wrong.
-    Raises ValueError that says which files are wanted, where, and how to get them; and as the loader does.
+    Raises ValueError that says which files are wanted, where, and how to get them; naming a subtitle file that
+    cannot be read; and as the loader does.
     """
-    if spec.task not in LOADERS:
-        raise ValueError(f"benchmark.task is {spec.task!r}, must be one of {', '.join(LOADERS)}")
-    questions = LOADERS[spec.task](spec)[:limit]
-    if not questions:
-        raise ValueError(f"benchmark {spec.name} has no questions")
-    check_unique_ids(questions)
-    videos = dict.fromkeys(question.video for question in questions)
-    missing = [str(video) for video in videos if not video.is_file()]
+    questions = _read(spec)
+    if gap := _subtitle_gap(spec, questions):
+        raise ValueError(missing_files(spec, [gap]))
+    questions = questions[:limit]
+    videos, missing = _videos(questions)
     if missing and (not allow_missing or len(missing) == len(videos)):
         rest = [f"and {len(missing) - NAMED} more of {len(videos)} videos"] if len(missing) > NAMED else []
         raise ValueError(missing_files(spec, missing[:NAMED] + rest))
+    for question in questions:
+        if question.subtitles:
+            question.subtitles.cues()
     return questions
+
+
+def what_is_missing(spec: BenchmarkSpec) -> str:
+    """All that a benchmark lacks, every file by its name, and how to get it; empty when it can be asked."""
+    if spec.data.get("name") == "synthetic":
+        return ""  # made when it is asked for
+    try:
+        questions = _read(spec)
+        gap = _subtitle_gap(spec, questions)
+        if names := [*_videos(questions)[1], *([gap] if gap else [])]:
+            return missing_files(spec, names)
+        load_questions(spec)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def provenance(spec: BenchmarkSpec) -> dict[str, Any]:
+    """What of a benchmark its numbers depend on: how it is asked, and which edition of its files was read."""
+    if spec.task == "data":
+        return {"prompt": spec.prompt}
+    return {
+        "prompt": spec.prompt,
+        "subtitles": bool(spec.fields.subtitles),
+        "annotations": annotations_digest(spec),
+    }
+
+
+def _read(spec: BenchmarkSpec) -> list[Question]:
+    if spec.members:
+        raise ValueError(f"benchmark {spec.name} is a group, choose one of {', '.join(spec.members)}")
+    if spec.task not in LOADERS:
+        raise ValueError(f"benchmark.task is {spec.task!r}, must be one of {', '.join(LOADERS)}")
+    questions = LOADERS[spec.task](spec)
+    if not questions:
+        raise ValueError(f"benchmark {spec.name} has no questions")
+    check_unique_ids(questions)
+    return questions
+
+
+def _videos(questions: Sequence[Question]) -> tuple[list[str], list[str]]:
+    """All videos and the missing ones, each once."""
+    paths = dict.fromkeys(question.video for question in questions)
+    return list(map(str, paths)), [str(path) for path in paths if not path.is_file()]
+
+
+def _subtitle_gap(spec: BenchmarkSpec, questions: Sequence[Question]) -> str:
+    """Says so when not as many questions are without a subtitle file as published; else empty."""
+    missing = [q.subtitles.path for q in questions if q.subtitles and not q.subtitles.path.is_file()]
+    if not spec.fields.subtitles or spec.num_without_subtitles in (None, len(missing)):
+        return ""
+    first = f", the first is {missing[0]}" if missing else ""
+    return (
+        f"{len(missing)} of {len(questions)} questions have no subtitle file, must be "
+        f"{spec.num_without_subtitles} as published (or benchmark.num_without_subtitles=null){first}"
+    )

@@ -1,41 +1,81 @@
-"""Benchmarks that are a table of questions beside a folder of videos: all that differs is in their YAML."""
+"""Benchmarks that are tables of questions beside a folder of videos: all that differs is in their YAML."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...data.prompts import LETTERS
 from ...data.rows import read_jsonl, resolve_video
-from .base import BenchmarkSpec, Question
+from .base import BenchmarkSpec, Fields, Question
+from .subtitles import Subtitles
+
+logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+Parse = Callable[[Row], Iterable[Row]]
+"""A row as it stands in a file -> one for each question, with columns that Fields can name."""
 
 
-def load_table(spec: BenchmarkSpec) -> list[Question]:
+class UnanswerableError(ValueError):
+    """The right answer of a question is none of its options."""
+
+
+def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Question]:
     """Read the annotation files of a benchmark.
 
     Raises ValueError listing every file that is missing and how to get it; naming file and row for a row that
-    does not hold what the fields of the spec say; when the files have another number of rows than published.
+    does not hold what the fields of the spec say; when the files have another number of questions than
+    published, or more that cannot be answered.
     """
     for key, value in (("annotations", spec.annotations), ("fields.video", spec.fields.video)):
         if not value:
-            raise ValueError(f"benchmark.{key} is not set, a benchmark with task=table needs it")
-    root = Path(spec.data_root)
-    if missing := [name for name in spec.annotations if not (root / name).is_file()]:
-        wanted = [f"{root / name}  (annotations)" for name in missing]
-        videos = [str(root / name) for name in spec.fields.video]
-        raise ValueError(missing_files(spec, [*wanted, f"{' or '.join(videos)}  (videos)"]))
-    rows = [(root / name, row) for name in spec.annotations for row in read_rows(root / name)]
-    if spec.num_questions not in (None, len(rows)):
+            raise ValueError(f"benchmark.{key} is not set, a benchmark with task={spec.task} needs it")
+    if missing := [path for path, _, _ in _files(spec) if not path.is_file()]:
+        videos = " or ".join(str(Path(spec.data_root, name)) for name in spec.fields.video)
         raise ValueError(
-            f"{', '.join(spec.annotations)} in {root} has {len(rows)} questions, must have "
+            missing_files(spec, [*(f"{path}  (annotations)" for path in missing), f"{videos}  (videos)"])
+        )
+    found = [item for file in _files(spec) for item in _questions(spec, parse, *file)]
+    lost = [item for item in found if isinstance(item, UnanswerableError)]
+    if spec.num_questions not in (None, len(found)):
+        raise ValueError(
+            f"{', '.join(spec.annotations)} in {spec.data_root} has {len(found)} questions, must have "
             f"{spec.num_questions} as published: fetch it again, or set benchmark.num_questions=null"
         )
-    return [_question(spec, root, path, number, row) for number, (path, row) in enumerate(rows)]
+    if len(lost) > spec.num_unanswerable:
+        raise lost[-1]
+    for error in lost:
+        logger.warning("left out: %s", error)
+    return [item for item in found if isinstance(item, Question)]
+
+
+def annotations_digest(spec: BenchmarkSpec) -> str:
+    """A short name for the content of the annotation files: tells one published revision from another."""
+    digest = hashlib.sha256()
+    for path, _, _ in _files(spec):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _files(spec: BenchmarkSpec) -> Iterator[tuple[Path, Row, Fields]]:
+    """Each annotation file, what stands in all of its rows, and how these become questions."""
+    for part, given in (spec.parts or {"": {}}).items():
+        columns = {"part": part, **{key: value for key, value in given.items() if key != "fields"}}
+        fields = dataclasses.replace(spec.fields, **given.get("fields", {}))
+        for name in spec.annotations:
+            try:
+                yield Path(spec.data_root, name.format_map(columns)), columns, fields
+            except KeyError as error:
+                raise ValueError(
+                    f"benchmark.annotations is {name!r}, part {part!r} has no {error}"
+                ) from error
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -54,8 +94,10 @@ def _read_json(path: Path) -> list[Row]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} must hold a JSON list of objects")
+    if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
+        rows = [{"row": key, **row} for key, row in rows.items()]
+    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} must hold a JSON list of objects, or an object of them")
     return rows
 
 
@@ -73,50 +115,68 @@ def _read_parquet(path: Path) -> list[Row]:
         raise ValueError(f"{path} is not a parquet file that can be read: {error}") from error
 
 
-def _question(spec: BenchmarkSpec, root: Path, path: Path, number: int, row: Row) -> Question:
-    fields, row = spec.fields, {"row": number, **row}
-    try:
-        options = _options(row, fields.options)
-        return Question(
-            id=fields.id.format_map(row),
-            video=_video(root, [template.format_map(row) for template in fields.video]),
-            question=fields.question.format_map(row).strip(),
-            options=options,
-            answer=_answer(row[fields.answer], fields.answer_kind, options),
-            category=fields.category.format_map(row),
-            groups={kind: _labels(row, template) for kind, template in fields.groups.items()},
-            start=_seconds(row, fields.start),
-            end=_seconds(row, fields.end),
-        )
-    except KeyError as error:
-        raise ValueError(f"{path}: row {number} has no column {error}, it has: {', '.join(row)}") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: row {number}: {error}") from error
+def _questions(
+    spec: BenchmarkSpec, parse: Parse, path: Path, columns: Row, fields: Fields
+) -> Iterator[Question | UnanswerableError]:
+    """The questions of one file, with an error in place of each that cannot be answered."""
+    for number, row in enumerate(read_rows(path)):
+        try:
+            for parsed in parse({"row": number, **columns, **row}):
+                try:
+                    yield _question(spec, fields, parsed)
+                except UnanswerableError as error:
+                    yield UnanswerableError(f"{path}: row {number}: {error}")
+        except KeyError as error:
+            raise ValueError(
+                f"{path}: row {number} has no column {error}, it has: {', '.join(row)}"
+            ) from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: row {number}: {error}") from error
+
+
+def _question(spec: BenchmarkSpec, fields: Fields, row: Row) -> Question:
+    root = Path(spec.data_root)
+    options = _options(row, fields.options)
+    return Question(
+        id=fields.id.format_map(row),
+        video=_video(root, [template.format_map(row) for template in fields.video]),
+        question=fields.question.format_map(row).strip(),
+        options=options,
+        answer=_answer(fields.answer, row[fields.answer], fields.answer_kind, options),
+        category=fields.category.format_map(row),
+        groups={kind: _labels(row, template) for kind, template in fields.groups.items()},
+        start=_seconds(row, fields.start),
+        end=_seconds(row, fields.end),
+        prompt=spec.prompt,
+        subtitles=_subtitles(root, fields, row),
+    )
 
 
 def _options(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     """The options without letters, which go only where every option carries its own: "A. Lincoln" stays."""
     values = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
     if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"options are {values!r}, must be a list of texts")
+        raise ValueError(f"{', '.join(columns)} {values!r} must be a list of texts")
     found = [re.match(r"\s*\(?([A-Z])[.):]\s*(.*)", value, re.DOTALL) for value in values]
     if all(m and m[1] == letter for m, letter in zip(found, LETTERS, strict=False)):
         values = [m[2] for m in found if m]
     return tuple(value.strip() for value in values)
 
 
-def _answer(value: Any, kind: str, options: Sequence[str]) -> int:
+def _answer(column: str, value: Any, kind: str, options: Sequence[str]) -> int:
     """Index of the right option; the first of them where its text stands twice."""
-    if kind == "index":
-        return int(value)
     text = str(value).strip()
     if kind == "text":
-        if text not in options:
-            raise ValueError(f"answer {text!r} is none of the options {list(options)}")
+        if value is None or text not in options:
+            raise UnanswerableError(f"{column} {text!r} is none of the options {list(options)}")
         return options.index(text)
+    if kind == "index":
+        if text not in map(str, range(len(options))):
+            raise ValueError(f"{column} {text!r} must be an index from 0 to {len(options) - 1}")
+        return int(text)
     letter = text.strip("().: ")
     if len(letter) != 1 or letter not in LETTERS[: len(options)]:
-        raise ValueError(f"answer {text!r} must be a letter from A to {LETTERS[len(options) - 1]}")
+        raise ValueError(f"{column} {text!r} must be a letter from A to {LETTERS[len(options) - 1]}")
     return LETTERS.index(letter)
 
 
@@ -128,7 +188,19 @@ def _labels(row: Row, template: str) -> tuple[str, ...]:
 
 
 def _seconds(row: Row, column: str) -> float | None:
-    return None if not column or row[column] is None else float(row[column])
+    if not column or row[column] is None:
+        return None
+    if isinstance(row[column], bool) or not isinstance(row[column], int | float):
+        raise ValueError(f"{column} is {row[column]!r}, must be seconds")
+    return float(row[column])
+
+
+def _subtitles(root: Path, fields: Fields, row: Row) -> Subtitles | None:
+    if not fields.subtitles:
+        return None
+    path = resolve_video(root, fields.subtitles.format_map(row))
+    offset = _seconds(row, fields.subtitle_offset)
+    return Subtitles(path, offset or 0.0, _seconds(row, fields.duration))
 
 
 def _video(root: Path, names: Sequence[str]) -> Path:
