@@ -87,7 +87,9 @@ def time_labels(timestamps: Sequence[float]) -> dict[str, Tensor]:
     return {"time": third, "seconds": tenths // 10 % 10, "tenths": tenths % 10}
 
 
-def name_labels(input_ids: Tensor, events: Sequence[Event], num_slots: int, ids: WordIds) -> dict[str, Tensor]:
+def name_labels(
+    input_ids: Tensor, events: Sequence[Event], num_slots: int, ids: WordIds
+) -> dict[str, Tensor]:
     """Kind -> (L,) int64: what each token that names an event does not say about it itself.
 
     Names are colours, shapes, "first" and "last". A name of no event is labelled "nothing", one of several

@@ -1,4 +1,4 @@
-"""Models by name: the tiny one made on the spot, released Molmo2 from the hub, any saved folder."""
+"""Models by name: the tiny one that comes with the package, released Molmo2 from the hub, any saved folder."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ TRAINED_WITH = (
 class ModelSpec:
     """Which weights to start from. Raises ValueError, naming the key, when a value makes no sense."""
 
-    path: str
-    """A folder, or a hub id such as allenai/Molmo2-4B."""
+    path: str | None = None
+    """A folder, or a hub id such as allenai/Molmo2-4B. None, for "tiny" only: what `pretrained` says."""
     name: str = "model"
-    """"tiny": the folder is made when it does not exist. Else only a label."""
+    """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. Else only a label."""
+    pretrained: bool = True
+    """tiny without a path: the weights that come with the package; False: random ones, in outputs/models."""
     dtype: str = "auto"
     """Of the weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, float32 elsewhere."""
     attn_implementation: str | None = None
@@ -49,7 +51,7 @@ class ModelSpec:
     """Peak learning rates that suit it, by part of the model: what train.lr refers to by default."""
 
     def __post_init__(self) -> None:
-        if not self.path:
+        if not self.path and self.name != "tiny":
             raise ValueError(
                 "model.path is empty: give a folder or a hub id, e.g. model.path=allenai/Molmo2-4B"
             )
@@ -111,15 +113,25 @@ def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None) -> Path:
     """The local folder that load_model loads, made or downloaded (or found in the hub's cache) if need be."""
     if checkpoint is not None:
         return check_folder(Path(checkpoint).expanduser(), "checkpoint")
+    if spec.name == "tiny":
+        return _tiny_folder(spec)
     path = Path(spec.path).expanduser()
-    if spec.name == "tiny" and not (path / "config.json").exists():
-        from .tiny import make_tiny
-
-        with quiet_transformers():
-            return make_tiny(path, spec.seed)
     if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec.path):
         return check_folder(path, "model.path")
     return check_folder(download(spec.path), "model.path")
+
+
+def _tiny_folder(spec: ModelSpec) -> Path:
+    """The weights of the package, or random ones, made if they are not there."""
+    from .tiny import make_tiny, shipped_folder
+
+    if spec.path is None and spec.pretrained:
+        return shipped_folder()
+    path = Path(spec.path or f"outputs/models/tiny-seed{spec.seed}").expanduser()
+    if (path / "config.json").exists():
+        return check_folder(path, "model.path")
+    with quiet_transformers():
+        return make_tiny(path, spec.seed)
 
 
 def download(hub_id: str) -> Path:

@@ -1,13 +1,16 @@
 """A Molmo2 of 0.7 million parameters that needs no download: transformers' own class in an ordinary folder.
 
-It fits the clips of stts.data.synthetic: 96 px frames of 12 x 12 patches, 16 windows of 3 x 3. Six ViT blocks
+It fits the clips of stts.data.synthetic: 72 px frames of 9 x 9 patches, 9 windows of 3 x 3. Six ViT blocks
 leave room for the whole method: scores after block 3, key bias in block 4, block 5 on kept patches only,
 features of blocks 5 and 4 for the adapter.
 
-The weights are random, but chosen to learn on a CPU (`_initialise`). Keys start as copies of the queries,
-with q/k norms of 1.8: from the first step on, attention looks for tokens like the one that asks. Word
+`shipped_folder` holds trained weights (stts/curriculum.py says how they were made); `make_tiny` writes random
+ones, chosen to learn on a CPU. Keys start as copies of the queries: from the first step on, attention looks for
+tokens like the one that asks. Its logits are small, so that a token, most like itself, does not see only itself,
+and positions turn most channels slowly: a question a few hundred tokens away from a frame still finds it. Word
 embeddings are wide (standard deviation 0.3), so that visual tokens can come to lie near the words that name
-them. Head and embeddings are not tied, as in Molmo2.
+them; that of a visual token's placeholder, which is added to it, is small. Head and embeddings are not tied, as
+in Molmo2.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from transformers import (
 from .data import synthetic
 from .once import make_once
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same seed would give another model: folders of other versions are made anew."""
 
 PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -75,6 +78,22 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 """Videos first, then the turns; the last answer is left open. As Molmo2's own."""
+
+
+SHIPPED = Path(__file__).parent / "assets" / "tiny"
+
+
+def shipped_folder() -> Path:
+    """The folder of the trained tiny model that comes with the package.
+
+    Raises ValueError where the package was installed without it.
+    """
+    if not (SHIPPED / "model.safetensors").is_file():
+        raise ValueError(
+            f"the tiny model's weights are not in {SHIPPED}: install the package again, make them with "
+            "`python scripts/make_tiny.py`, or take random ones with model.pretrained=false"
+        )
+    return SHIPPED
 
 
 def make_tiny(folder: str | Path, seed: int = 0) -> Path:
@@ -141,7 +160,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
             **vision,
             "intermediate_size": 128,
             "num_hidden_layers": 6,
-            "image_size": [96, 96],
+            "image_size": [72, 72],
             "patch_size": 8,
         },
         adapter_config={
@@ -157,7 +176,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
             "vocab_size": token(EXTRA_TOKENS[0]),
             "additional_vocab_size": len(EXTRA_TOKENS),
             "max_position_embeddings": tokenizer.model_max_length,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e7},
         },
         image_start_token_id=token("<im_start>"),
         low_res_image_start_token_id=token("<low_res_im_start>"),
@@ -175,12 +194,11 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
 def _initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Fill every parameter from the generator, whatever transformers put there."""
     for name, weight in sorted(model.named_parameters()):
-        if name.endswith((".q_norm.weight", ".k_norm.weight")):
-            weight.fill_(1.8)
-        elif weight.ndim == 1:
+        if weight.ndim == 1:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             weight.normal_(std=_spread(name, weight.shape[-1]), generator=generator)
+    model.get_input_embeddings().weight[model.config.image_patch_id] *= 0.3
     for layer in model.model.language_model.layers:
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
 

@@ -65,14 +65,14 @@ def test_sampling_sees_each_slot_once_and_the_evidence_where_it_is_said_to_be(fo
     assert len(rows) == 10
     for video, row in rows.items():
         clip = read_video(folder / video, frames=128)
-        assert clip.frames.shape == (10, 96, 96, 3)
+        assert clip.frames.shape == (10, 72, 72, 3)
         np.testing.assert_allclose(clip.timestamps, np.arange(10) / 2, atol=1e-6)
         boxes = [coloured_box(frame) for frame in clip.frames]
         assert boxes[0] is None
         assert sum(box is not None for box in boxes) == len(row["events"])
         for event in row["events"]:
             (t,) = np.nonzero((clip.timestamps >= event["start"]) & (clip.timestamps < event["end"]))[0]
-            np.testing.assert_allclose(np.array(event["box"]) * 96, boxes[t], atol=2)
+            np.testing.assert_allclose(np.array(event["box"]) * 72, boxes[t], atol=2)
             colour = np.median(clip.frames[t][np.ptp(clip.frames[t].astype(int), axis=-1) > 60], axis=0)
             nearest = min(COLOURS, key=lambda name: np.abs(colour - COLOURS[name]).sum())
             assert nearest == event["colour"]
@@ -89,7 +89,7 @@ def test_whole_slots_show_the_event(folder: Path) -> None:
 
 def test_default_evidence_is_one_window_of_the_tiny_model(folder: Path) -> None:
     for row in rows_of(folder):
-        marked = evidence_windows(row["events"], np.arange(10) / 2, rows=4, cols=4)
+        marked = evidence_windows(row["events"], np.arange(10) / 2, rows=3, cols=3)
         assert marked.sum(1).max() == 1
         assert marked.sum() == len(row["events"])
         assert not marked[0].any()

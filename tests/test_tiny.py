@@ -42,7 +42,7 @@ def model(folder: Path) -> Molmo2ForConditionalGeneration:
 def example_inputs(folder: Path) -> dict[str, torch.Tensor]:
     """A conversation about random frames, as plain transformers takes it."""
     rng, _, questions = make_clip("train", 0, SyntheticSpec())
-    clip = Clip(frames=rng.integers(0, 256, (3, 96, 96, 3), dtype="uint8"), timestamps=[0.0, 0.5, 1.0])
+    clip = Clip(frames=rng.integers(0, 256, (3, 72, 72, 3), dtype="uint8"), timestamps=[0.0, 0.5, 1.0])
     inputs = VideoProcessor.from_pretrained(folder)(conversation(questions, SyntheticSpec(), rng), clip)
     inputs["pixel_values_videos"] = inputs["pixel_values_videos"].float() / 127.5 - 1
     text = ("input_ids", "labels", "mm_token_type_ids")

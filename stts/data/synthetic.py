@@ -57,13 +57,13 @@ class SyntheticSpec:
     num_test: int = 64
     """Test clips, `test_questions_per_clip` questions each."""
     seed: int = 0
-    size: int = 96
+    size: int = 72
     """Side of the frames in pixels, even. A shape is 3/16 of it wide, a disc 1/4."""
     slots: int = 10
     """Half seconds in a clip: the frames that sampling at 2 per second returns."""
     fps: int = 8
     """Encoded frames per second, a multiple of 4, so that slots begin and end with a frame."""
-    grid: int = 4
+    grid: int = 3
     """A shape stays inside one cell of this raster; 1: anywhere in the frame."""
     min_events: int = 2
     max_events: int = 4

@@ -1,0 +1,170 @@
+"""python benchmarks/breakdown.py --preset cpu-mid: where the time of a forward pass goes, part by part.
+
+Parts are timed where they are called; on CUDA the device is waited for around each, so that their sum is more than
+the step takes by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from common import RESULTS, machine, print_table, write_results
+from presets import PRESETS, build_model, make_inputs, preset_config
+from speed import prefill
+
+import stts.molmo2_backbone
+import stts.vit
+from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+
+PARTS = (
+    "patch embedding",
+    "dense blocks",
+    "scorer",
+    "select",
+    "biased block",
+    "plan and gather",
+    "ragged blocks",
+    "adapter",
+    "placeholders",
+    "LLM",
+    "head",
+    "rest",
+)
+OVERHEAD = ("scorer", "select", "plan and gather", "placeholders")
+"""What only a pruned run has; of placeholders, unpruned runs have a share too, inside "rest"."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="tiny")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.0, 0.5, 0.8])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    args = parse(arguments)
+    cuda = args.device.startswith("cuda")
+    if not cuda:
+        torch.set_num_threads(args.threads)
+    facts = machine(args.device)
+    config = preset_config(args.preset, STTSConfig())
+    model = build_model(config, args.device, torch.bfloat16 if cuda else torch.float32).eval()
+    inputs = make_inputs(config, args.frames, args.device)
+    del inputs["labels"]
+    runs = {ratio: [] for ratio in args.ratios}
+    for _ in range(args.repeats + 1):
+        for ratio, seconds in runs.items():
+            seconds.append(time_parts(model, inputs, ratio))
+    rows = [{"ratio": ratio, **medians(seconds[1:])} for ratio, seconds in runs.items()]
+    report(rows, args)
+    settings = {key: value for key, value in vars(args).items() if key != "output"}
+    name = f"breakdown-{args.preset}-{args.device.split(':')[0]}"
+    return write_results(name, settings, rows, args.output, facts)
+
+
+def time_parts(
+    model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any], ratio: float
+) -> dict[str, float]:
+    """Seconds of each part of one forward pass."""
+    model.stts = model.stts.replace(prune_ratio=ratio)
+    spent: dict[str, float] = defaultdict(float)
+    with timed_parts(model, spent):
+        start = now(model.device)
+        prefill(model, inputs)
+        total = now(model.device) - start
+    return {part: spent[part] for part in PARTS[:-1]} | {"rest": total - sum(spent.values()), "total": total}
+
+
+@contextmanager
+def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, float]) -> Iterator[None]:
+    """Inside, every part adds the time of its calls to spent; a part called by another belongs to that one."""
+    places = list(find_parts(model))
+    before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in places]
+    busy: list[str] = []
+    try:
+        for owner, name, part in places:
+            call = partial(timed, getattr(owner, name), part, spent, busy, model.device)
+            setattr(owner, name, call)
+        yield
+    finally:
+        for owner, name, original in before:
+            if original is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+
+
+def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any, str, str]]:
+    """(owner, attribute, part) of every call that is timed."""
+    inner, vit = model.model, stts.vit
+    tower, biased = inner.vision_tower, model.stts.insert_after + 1
+    yield tower.patch_embedding, "forward", "patch embedding"
+    for i, block in enumerate(tower.layers):
+        pruned_part = "biased block" if i == biased else "ragged blocks"
+        yield block, "forward", pruned_part if model.stts.prune_ratio and i >= biased else "dense blocks"
+    for name, part in {"score": "scorer", "key_bias": "select", "select_windows": "select"}.items():
+        yield vit, name, part
+    for name in ("plan_survivors", "pack"):
+        yield vit, name, "plan and gather"
+    yield inner, "pool", "adapter"
+    yield inner.multi_modal_projector, "forward", "adapter"
+    yield stts.molmo2_backbone, "keep_tokens", "placeholders"
+    yield stts.molmo2_backbone, "plan_survivors", "placeholders"
+    yield inner, "embed", "placeholders"
+    yield inner.language_model, "forward", "LLM"
+    yield model.lm_head, "forward", "head"
+
+
+def timed(
+    call: Callable, part: str, spent: dict[str, float], busy: list[str], device: torch.device, *args, **kwargs
+) -> Any:
+    if busy:
+        return call(*args, **kwargs)
+    busy.append(part)
+    start = now(device)
+    try:
+        return call(*args, **kwargs)
+    finally:
+        spent[part] += now(device) - start
+        busy.pop()
+
+
+def now(device: torch.device) -> float:
+    """CPU seconds of the process; on CUDA seconds on the wall once the device is done."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Median of each part, and the share of the step that pruning itself takes."""
+    parts = {part: round(median(run[part] for run in runs), 6) for part in (*PARTS, "total")}
+    return parts | {"overhead_share": round(sum(parts[part] for part in OVERHEAD) / parts["total"], 4)}
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    columns = ["ms", *("unpruned" if row["ratio"] == 0 else f"pruned {row['ratio']:.0%}" for row in rows)]
+    cells = [[part, *(f"{row[part] * 1e3:.1f}" for row in rows)] for part in (*PARTS, "total")]
+    cells.append(["scorer, select, gather, placeholders", *(f"{row['overhead_share']:.1%}" for row in rows)])
+    print_table(f"forward of {args.preset}, {args.frames} frames, {args.device}", columns, cells)
+
+
+if __name__ == "__main__":
+    print(main())

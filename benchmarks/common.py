@@ -1,0 +1,173 @@
+"""What every benchmark needs: timing, peak memory, facts about the machine, a JSON file and a table."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("stts", "torch", "transformers", "numpy", "av", "decord")
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds over the repeats, and every repeat. `seconds` is what speed-ups are computed from: CPU time
+    of the process on a CPU, where other load must not count, and event time on CUDA."""
+
+    seconds: float
+    wall: float
+    repeats: list[float]
+
+
+def measure(
+    steps: Mapping[str, Step], device: str = "cpu", repeats: int = 5, warmup: int = 1
+) -> dict[str, Timing]:
+    """Time each step `repeats` times after `warmup` unmeasured ones, in turns, so that drift meets all alike."""
+    for _ in range(warmup):
+        for step in steps.values():
+            step()
+    runs = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            gc.collect()
+            runs[name].append(_time_once(step, device))
+    return {
+        name: Timing(median(s for s, _ in run), median(w for _, w in run), [round(s, 6) for s, _ in run])
+        for name, run in runs.items()
+    }
+
+
+def _time_once(step: Step, device: str) -> tuple[float, float]:
+    """Seconds of the device and of the clock on the wall."""
+    if not device.startswith("cuda"):
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        return time.process_time() - cpu, time.perf_counter() - wall
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    wall = time.perf_counter()
+    start.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000, time.perf_counter() - wall
+
+
+def peak_memory(step: Step, device: str = "cpu") -> int | None:
+    """Bytes that a step needs at its peak beyond what is held before it.
+
+    On a CPU the growth of the resident set, which Linux alone tells; None elsewhere.
+    """
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    _return_freed_memory()
+    reset.write_text("5")  # sets the peak to the present size
+    before = _status("VmRSS")
+    step()
+    return max(_status("VmHWM") - before, 0)
+
+
+def _return_freed_memory() -> None:
+    """Hand freed blocks back to the system, which glibc otherwise keeps resident and uses again unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Where and with what the numbers were measured."""
+    facts = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "platform": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+    if device.startswith("cuda"):
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return facts
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        fields = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+        name = next((v.strip() for k, v in fields.items() if k.strip() == "model name"), None)
+        if name:
+            return name
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write_results(
+    name: str,
+    settings: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write <folder>/<name>.json: settings, machine, rows. Returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    content = {"benchmark": name, "settings": dict(settings), "machine": dict(facts), "rows": list(rows)}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def timing_fields(timing: Timing) -> dict[str, Any]:
+    """A Timing as JSON, rounded to microseconds."""
+    fields = asdict(timing)
+    return fields | {key: round(fields[key], 6) for key in ("seconds", "wall")}
+
+
+def megabytes(size: int | None) -> str | None:
+    """For a table; None stays None."""
+    return None if size is None else f"{size / 1e6:.1f}"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Numbers to the right, None as a dash; floats as given, so round or format them first."""
+    table = Table(caption=title, caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    Console(width=118).print(table)

@@ -1,0 +1,29 @@
+"""python scripts/make_tiny.py: train the weights of model=tiny from nothing; --help explains every key."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from stts.cli import from_dict, launch
+
+
+def main(config: dict[str, Any]) -> None:
+    """Train through the curriculum, score the result on held-out clips, put it into the package."""
+    from stts.curriculum import Curriculum, run_curriculum
+    from stts.data.synthetic import SyntheticSpec
+    from stts.model_card import install, score
+
+    names = [field.name for field in dataclasses.fields(Curriculum)]
+    curriculum = from_dict(Curriculum, {name: config[name] for name in names})
+    output_dir = Path(config["output_dir"])
+    folder = run_curriculum(curriculum, output_dir, lambda text: print(text, flush=True))
+    spec = SyntheticSpec(**config["data"])
+    results = score(folder, output_dir / "data", spec, output_dir / "scores")
+    if config["install"]:
+        print(f"installed in {install(folder, results, curriculum.seed)}")
+
+
+if __name__ == "__main__":
+    launch(main, "make_tiny")

@@ -1,0 +1,266 @@
+"""The curriculum that makes the tiny model: its labels against the recorded events, its loop, its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.nn import functional
+from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
+
+from stts import STTSConfig
+from stts.cli import from_dict
+from stts.curriculum import Curriculum, Run, Stage, run_curriculum
+from stts.data import read_video
+from stts.data.processing import IGNORE, VideoProcessor
+from stts.data.rows import read_jsonl
+from stts.data.synthetic import SyntheticSpec, make_synthetic
+from stts.grounding import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
+from stts.model_card import install, score
+from stts.models import ModelSpec, load_model
+from stts.scenes import Conversation, Scene, load_scenes, without_options
+from stts.tiny import shipped_folder
+from stts.train_config import LearningRates, TrainConfig
+
+CONFIG = Path(__file__).parents[1] / "configs" / "make_tiny.yaml"
+DATA = {"num_train": 2, "num_test": 2, "seed": 4, "questions_per_clip": 99}
+
+
+def stage(vision: float, llm: float, **settings) -> Stage:
+    rates = LearningRates(vision=vision, adapter=vision, llm=llm, scorer=0.0)
+    return Stage(TrainConfig(max_steps=2, batch_size=2, lr=rates, log_every=1), **settings)
+
+
+@pytest.fixture(scope="module")
+def curriculum() -> Curriculum:
+    return Curriculum(
+        align=stage(1e-3, 0.0, distance=0.3),
+        questions=stage(0.0, 1e-3, direct_share=1.0, times=0.3, names=0.5),
+        letters=stage(0.0, 1e-3, direct_share=0.3),
+        everything=stage(1e-4, 1e-4),
+        data=DATA,
+    )
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_folder: Path) -> VideoProcessor:
+    return VideoProcessor.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("scenes") / "data", **DATA)
+
+
+@pytest.fixture(scope="module")
+def scenes(data: Path, processor: VideoProcessor) -> list[Scene]:
+    return load_scenes(data / "train.jsonl", processor)
+
+
+def test_window_labels_are_what_the_pixels_show(data: Path, scenes: list[Scene]) -> None:
+    for row, scene in zip(read_jsonl(data / "train.jsonl"), scenes, strict=True):
+        frames = read_video(data / row["video"], 128).frames.astype(int)
+        coloured = (np.ptp(frames, axis=-1) > 60).reshape(10, 3, 24, 3, 24).any((2, 4)).reshape(10, 9)
+        for kind in ("colour", "shape"):
+            shown = scene.shown[kind] < len(KINDS[kind])
+            assert (shown.numpy() == coloured).all()
+            assert [KINDS[kind][i] for i in scene.shown[kind][shown]] == [e[kind] for e in row["events"]]
+        assert scene.event_frames == tuple(np.unique(coloured.nonzero()[0]))
+
+
+def test_time_labels_are_the_digits_of_the_prompt_and_the_thirds_of_the_questions(
+    processor: VideoProcessor, scenes: list[Scene]
+) -> None:
+    times = time_labels(scenes[0].timestamps)
+    written = re.findall(r"(\d)\.(\d) ", processor.video_string(scenes[0].timestamps))
+    assert written == [
+        (str(int(s)), str(int(t))) for s, t in zip(times["seconds"], times["tenths"], strict=True)
+    ]
+    for scene in scenes:
+        for question, answer in map(without_options, scene.turns):
+            if name := re.fullmatch(r"When was the (\w+)(?: one)? shown\?", question):
+                (event,) = (e for e in scene.events if name[1] in (e["colour"], e["shape"]))
+                slot = round((event["start"] + event["end"]) / 2 / 0.5)
+                assert KINDS["time"][times["time"][slot]] == answer
+
+
+def test_name_labels_say_the_rest_about_an_event(processor: VideoProcessor) -> None:
+    def event(colour: str, shape: str, slot: int) -> dict:
+        return {"colour": colour, "shape": shape, "start": slot / 2 - 0.25, "end": slot / 2 + 0.25}
+
+    events = [event("red", "ring", 1), event("blue", "ring", 5), event("cyan", "cross", 9)]
+    text = " blue one was the ring a cross a green one came first last"
+    ids = processor.tokenizer(text, return_tensors="pt").input_ids[0]
+    labels = name_labels(ids, events, 10, WordIds.of(processor.tokenizer))
+    said = {
+        processor.tokenizer.decode(token).strip(): {
+            kind: (*KINDS[kind], "nothing")[n] for kind in KINDS if (n := labels[kind][i]) != IGNORE
+        }
+        for i, token in enumerate(ids)
+    }
+    assert {word: found for word, found in said.items() if found} == {
+        "blue": {"shape": "ring", "time": "middle"},
+        "cross": {"colour": "cyan", "time": "late"},
+        "green": {"shape": "nothing", "time": "nothing"},
+        "first": {"colour": "red", "shape": "ring", "time": "early"},
+        "last": {"colour": "cyan", "shape": "cross", "time": "late"},
+    }
+
+
+def test_word_loss_by_hand() -> None:
+    words = torch.eye(2, 3)
+    features = torch.tensor([[2.0, 1.0, 5.0], [0.0, 3.0, 0.0], [-1.0, -2.0, 0.0], [9.0, 9.0, 9.0]])
+    labels = torch.tensor([0, 0, 2, IGNORE])  # right, wrong, nothing, not asked
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0], [-1.0, -2.0, 0.0]])
+    each = functional.cross_entropy(logits, labels[:3], reduction="none")
+    loss, right = word_loss(features, words, labels, nothing_weight=0.3)
+    torch.testing.assert_close(loss, each[:2].mean() + 0.3 * each[2])
+    assert right == 0.5
+    assert word_loss(features[3:], words, labels[3:])[0] == 0
+
+
+def test_words_of_another_tokenizer_are_refused(processor: VideoProcessor) -> None:
+    class Letters:
+        def __call__(self, text: str, **_) -> object:
+            return type("Encoded", (), {"input_ids": list(map(ord, text))})
+
+    with pytest.raises(ValueError, match="' blue' must be one token"):
+        WordIds.of(Letters())
+
+
+def test_conversations_are_what_the_processor_writes(
+    data: Path, processor: VideoProcessor, scenes: list[Scene]
+) -> None:
+    write = Conversation(processor)
+    for row, scene in zip(read_jsonl(data / "train.jsonl"), scenes, strict=True):
+        expected = processor(row["messages"], read_video(data / row["video"], 128, size=72))
+        found = write.write(scene, scene.turns)
+        assert all(torch.equal(found[key], expected[key]) for key in found)
+        assert torch.equal(scene.patches, expected["pixel_values_videos"])
+    rng = np.random.default_rng(0)
+    lengths = [len(write(scenes[0], rng, share)["input_ids"]) for share in (0.0, 0.5, 1.0)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert not torch.equal(write(scenes[0], rng)["input_ids"], write(scenes[0], rng)["input_ids"])
+
+
+def test_without_options() -> None:
+    turn = ("Which?\nA. red\nB. blue\nPlease respond with only the letter of the correct answer.", "B")
+    assert without_options(turn) == ("Which?", "blue")
+
+
+def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Scene], curriculum) -> None:
+    """hidden_states[k] of transformers is what layer k - 1 returns, and only earlier layers get a gradient."""
+    model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
+    run = Run(
+        model,
+        VideoProcessor.from_pretrained(tiny_folder),
+        scenes,
+        dataclasses.replace(curriculum.questions, names=0.0),
+        np.random.default_rng(0),
+        print,
+    )
+    kept, hook = [], lambda module, args, output: kept.append(output)
+    for layer in model.model.language_model.layers:
+        layer.register_forward_hook(hook)
+    time_loss = run._time_loss
+    seen = []
+    run._time_loss = lambda hidden, *rest: (seen.append(hidden), time_loss(hidden, *rest))[1]
+    loss, report = run.answer_loss()
+    first = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+    assert torch.equal(seen[0], first)
+    assert loss > report["loss"] > 0
+    assert not run._see(scenes[0].patches, scenes[0].windows).requires_grad or not any(
+        p.requires_grad for p in model.model.vision_tower.parameters()
+    )
+
+
+def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path) -> None:
+    said = []
+    last = run_curriculum(curriculum, tmp_path / "a", said.append)
+    assert [text for text in said if text.startswith("stage")] == [
+        "stage align",
+        "stage questions",
+        "stage letters",
+        "stage everything",
+    ]
+    folders = [tmp_path / "a" / name for name in ("random", "align", "questions", "letters", "everything")]
+    changed = []
+    for before, after in itertools.pairwise(folders):
+        old, new = (Molmo2ForConditionalGeneration.from_pretrained(f).state_dict() for f in (before, after))
+        moved = {name for name in old if not torch.equal(old[name], new[name])}
+        changed.append({"llm" if "language_model" in n or "lm_head" in n else "eyes" for n in moved})
+    assert changed == [{"eyes"}, {"llm"}, {"llm"}, {"eyes", "llm"}]
+
+    said.clear()  # what is finished is found; the same seed gives the same weights
+    assert run_curriculum(curriculum, tmp_path / "a", said.append) == last
+    assert not any("step" in text for text in said)
+    again = run_curriculum(curriculum, tmp_path / "b", said.append)
+    assert (again / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
+
+    results = score(last, tmp_path / "a" / "data", SyntheticSpec(**DATA), tmp_path / "scores")
+    target = install(last, results, seed=0, target=tmp_path / "package")
+    card = (target / "README.md").read_text()
+    assert f"| all | 8 | {results['accuracy']:.3f} |" in card
+    model, _ = load_model(ModelSpec(str(target)), STTSConfig())
+    assert model.stts.prune_ratio == 0.5
+
+
+def test_settings_file_fits_the_dataclasses() -> None:
+    values = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    names = {field.name for field in dataclasses.fields(Curriculum)}
+    config = from_dict(Curriculum, {name: values[name] for name in names})
+    assert config.align.train.lr.llm == config.questions.train.lr.vision == 0
+    assert set(values) - names == {"output_dir", "install", "hydra"}
+
+
+class TestShipped:
+    def test_is_whole_small_and_has_a_card(self) -> None:
+        folder = shipped_folder()
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+        card = (folder / "README.md").read_text()
+        assert "license: apache-2.0" in card
+        accuracy, prior = re.search(r"\| all \| \d+ \| ([\d.]+) \| ([\d.]+) \|", card).groups()
+        assert float(accuracy) >= 0.8
+        assert float(prior) <= 0.35
+        assert "stts" not in json.loads((folder / "config.json").read_text())
+
+    def test_loads_by_default_and_in_plain_transformers(self, tmp_path: Path, monkeypatch) -> None:
+        model, processor = load_model(ModelSpec(name="tiny"), STTSConfig(prune_ratio=0.5))
+        plain, report = Molmo2ForConditionalGeneration.from_pretrained(
+            shipped_folder(), output_loading_info=True
+        )
+        assert not any(report.values()), report
+        state = model.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())
+        assert len(processor.tokenizer) == model.get_input_embeddings().weight.shape[0]
+        monkeypatch.chdir(tmp_path)
+        random, _ = load_model(ModelSpec(name="tiny", pretrained=False), STTSConfig())
+        assert (tmp_path / "outputs/models/tiny-seed0/config.json").is_file()
+        assert not torch.equal(random.lm_head.weight, model.lm_head.weight)
+
+    def test_knows_every_word_of_today(self) -> None:
+        """The shipped tokenizer is that of the generator as it is now."""
+        WordIds.of(AutoTokenizer.from_pretrained(shipped_folder()))
+
+    @pytest.mark.slow
+    def test_answers_about_clips_it_has_not_seen(self, tmp_path: Path) -> None:
+        spec = SyntheticSpec(num_train=0, num_test=24, seed=77)
+        data = make_synthetic(tmp_path / "data", num_train=0, num_test=24, seed=77)
+        results = score(shipped_folder(), data, spec, tmp_path / "scores")
+        assert results["n"] == 96
+        assert results["accuracy"] >= 0.75
+
+
+def test_window_labels_mark_nothing_without_events() -> None:
+    labels = window_labels([], [0.0, 0.5], 3, 3)
+    assert {kind: set(found.flatten().tolist()) for kind, found in labels.items()} == {
+        "colour": {6},
+        "shape": {4},
+    }
