@@ -16,7 +16,9 @@ from stts.models import ModelSpec
 def main(config: dict[str, Any]) -> None:
     """Settings, then clips, then the comparison."""
     arms = tuple(from_dict(Arm, {"policy": p, "prune_ratio": r}, "arms") for p, r in config["arms"])
-    settings = {key: config[key] for key in ("steps", "ramp_steps", "batch_size", "frames", "seed", "processes")}
+    settings = {
+        key: config[key] for key in ("steps", "ramp_steps", "batch_size", "frames", "seed", "processes")
+    }
     demo = from_dict(DemoConfig, {"arms": arms, **settings})
     spec = from_dict(ModelSpec, config["model"], "model")
     questions = load_questions(BenchmarkSpec("synthetic", task="data", data=config["data"]))

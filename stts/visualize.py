@@ -75,9 +75,13 @@ def draw_kept(
 
 
 def draw_curves(metrics: str | os.PathLike, path: str | os.PathLike) -> Path:
-    """Draw a run's metrics.jsonl: losses, scores and the share kept, over optimizer steps. Returns path."""
+    """Draw a run's metrics.jsonl: losses, scores and targets, kept share and churn, over steps. Returns path."""
     rows = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
-    panels = [("lm_loss", "aux_loss"), ("score_mean", "score_std"), ("kept",)]
+    panels = [
+        ("lm_loss", "aux_loss"),
+        ("score_mean", "score_std", "target_mean", "target_std"),
+        ("kept", "churn"),
+    ]
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained")
     for ax, names in zip(axes, panels, strict=True):
         for name in names:

@@ -198,7 +198,7 @@ def run_script(monkeypatch, tmp_path: Path, *arguments: str) -> int:
 def test_mistakes_are_told_in_one_message_and_nothing_is_written(
     monkeypatch, tmp_path, capsys, argument, message
 ):
-    assert run_script(monkeypatch, tmp_path, argument, "model.name=other") == 2
+    assert run_script(monkeypatch, tmp_path, "model.path=not/used", argument, "model.name=other") == 2
     told = capsys.readouterr().err
     assert message in told
     assert "Traceback" not in told
