@@ -250,7 +250,7 @@ def test_a_sweep_trains_saves_its_settings_evaluates_and_is_finished_the_second_
     for ratio, folder in folders.items():
         settings = yaml.safe_load((folder / "config.yaml").read_text())
         assert settings["prune_ratio"] == float(ratio)
-        assert settings["train"]["lr"]["llm"] == 2e-3  # resolved
+        assert settings["train"]["lr"]["llm"] == 1e-3  # resolved
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == [1, 2]
         assert (folder / "model" / "config.json").exists()
