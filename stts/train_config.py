@@ -25,10 +25,10 @@ GROUPS = ("vision", "adapter", "llm", "scorer")
 class LearningRates:
     """Peak learning rate of each part of the model; a part at 0 is frozen."""
 
-    vision: float = 4e-4
+    vision: float = 2e-4
     """The ViT, its scorer aside."""
-    adapter: float = 4e-4
-    llm: float = 2e-3
+    adapter: float = 2e-4
+    llm: float = 1e-3
     scorer: float = 1.6e-3
 
     def __post_init__(self) -> None:

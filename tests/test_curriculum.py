@@ -217,7 +217,7 @@ def test_settings_file_fits_the_dataclasses() -> None:
     names = {field.name for field in dataclasses.fields(Curriculum)}
     config = from_dict(Curriculum, {name: values[name] for name in names})
     assert config.align.train.lr.llm == config.questions.train.lr.vision == 0
-    assert set(values) - names == {"output_dir", "install", "hydra"}
+    assert set(values) - names == {"defaults", "output_dir", "install", "hydra"}
 
 
 class TestShipped:
