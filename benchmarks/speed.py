@@ -75,12 +75,15 @@ def main(arguments: list[str] | None = None) -> Path:
     model = build_model(config, args.device, dtype, args.llm_attention).train(args.mode == "train")
     if args.checkpointing:
         model.gradient_checkpointing_enable()
-    rows = [row for frames in args.frames for row in measure_frames(model, frames, args)]
-    report(rows, args)
     settings = vars(args) | {"dtype": str(dtype).removeprefix("torch.")}
     settings = {key: value for key, value in settings.items() if key not in ("output", "name")}
     name = args.name or f"speed-{args.preset}-{args.mode}-{args.device.split(':')[0]}"
-    path = write_results(name, settings, rows, args.output, facts)
+    rows = []
+    for frames in args.frames:
+        rows += measure_frames(model, frames, args)
+        # after every number of frames: a long run may be cut short
+        path = write_results(name, settings, rows, args.output, facts)
+    report(rows, args)
     draw(path)
     return path
 

@@ -51,9 +51,9 @@ class STTSConfig:
     """Widths of the scorer's MLP. None: (D, D // 2). Published checkpoints: (4304, 4304)."""
     scorer_activation: str = "gelu"
     """Activation of the scorer's MLP. Published checkpoints: "silu"."""
-    scorer_bias: float = 0.0
-    """Bias of a fresh scorer's last layer. Targets are mostly small: a negative one starts near them, where the
-    sigmoid still has a slope, instead of being pushed into saturation by a large first loss."""
+    scorer_bias: float = -2.0
+    """Bias of a fresh scorer's last layer. Targets are mostly small, and from a score of 0.5 the auxiliary loss first
+    pulls all scores down together, which scrambles their order on the way (docs/learning.md)."""
 
     def __post_init__(self) -> None:
         if self.scorer_hidden_dims is not None:  # JSON brings a list
