@@ -119,7 +119,10 @@ def plan_bins(lengths: Sequence[int], capacity: int) -> Bins:
         room[node] -= lengths[i]
         while node > 1:
             node //= 2
-            room[node] = max(room[2 * node], room[2 * node + 1])
+            most = max(room[2 * node], room[2 * node + 1])
+            if room[node] == most:
+                break  # nor does anything change above
+            room[node] = most
     return Bins(bin_of, start_of, max(bin_of, default=-1) + 1, capacity)
 
 
