@@ -29,7 +29,7 @@ class LearningRates:
     """The ViT, its scorer aside."""
     adapter: float = 2e-4
     llm: float = 1e-3
-    scorer: float = 1.6e-3
+    scorer: float = 5e-3
 
     def __post_init__(self) -> None:
         for group in GROUPS:
