@@ -15,8 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+from .flex import flex
 from .packing import Packing, bin_slots, plan_bins
 
 PREFIX = "stts_"
@@ -36,6 +40,8 @@ class Ragged:
 
     packing: Packing
     backend: str = "auto"
+    key_bias: Tensor | None = None
+    """(L,), added to the logits of each key."""
 
 
 def install(config) -> None:
@@ -66,8 +72,10 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention signature: query, key, value (B, heads, L, head_dim) -> (B, L, heads, head_dim)."""
     if isinstance(attention_mask, Ragged):
-        packing, backend = attention_mask.packing, attention_mask.backend
-        out = ragged_attention(query[0], key[0], value[0], packing, scaling, backend)[None]
+        packing, backend, head_dim = attention_mask.packing, attention_mask.backend, value.shape[-1]
+        if attention_mask.key_bias is not None:
+            query, key, value = with_bias_channels(query, key, value, attention_mask.key_bias[None], scaling)
+        out = ragged_attention(query[0], key[0], value[0], packing, scaling, backend)[None, ..., :head_dim]
     elif isinstance(attention_mask, KeyBias):
         out = biased_attention(query, key, value, attention_mask.bias, scaling)
     else:
@@ -84,22 +92,52 @@ def _dense(module: nn.Module, implementation: str) -> Callable:
 
 
 def biased_attention(query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor, scaling: float) -> Tensor:
-    """softmax(scaling * q k^T + key_bias) v without a mask, so that any fused kernel computes it.
+    """softmax(scaling * q k^T + key_bias) v on a fused kernel, never with a mask of (L, L).
 
     The bias rides in extra channels: q' = [q, 1], k' = [k, bias / scaling], gradient included. In half precision
     a second channel carries what rounding took from the first. query, key, value: (B, heads, L, head_dim);
     key_bias: (B, L). Returns (B, heads, L, head_dim).
     """
+    if key.device.type == "cpu" and not (torch.is_grad_enabled() and key_bias.requires_grad):
+        # there the fused kernel takes a mask for nothing, while odd widths cost it half as much again
+        mask = key_bias.float()[:, None, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    head_dim = query.shape[-1]
+    query, key, value = with_bias_channels(query, key, value, key_bias, scaling)
+    return F.scaled_dot_product_attention(query, key, value, scale=scaling)[..., :head_dim]
+
+
+def with_bias_channels(
+    query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values with channels added, so that scaling * q' k'^T = scaling * q k^T + key_bias; those of
+    the values are 0. Shapes as in biased_attention, but wider."""
     bias = (key_bias / scaling)[:, None, :, None]  # (B, 1, L, 1)
     high = bias.to(key.dtype)
     channels = [high] if key.dtype == torch.float32 else [high, (bias - high).to(key.dtype)]
-    head_dim = query.shape[-1]
-    pad = -(head_dim + len(channels)) % 8  # fused kernels want a multiple of 8
+    pad = -(query.shape[-1] + len(channels)) % 8  # fused kernels want a multiple of 8
     query = torch.cat([query, torch.ones_like(query[..., : len(channels)])], -1)
     key = torch.cat([key, *(c.expand(*key.shape[:-1], 1) for c in channels)], -1)
-    query, key = F.pad(query, (0, pad)), F.pad(key, (0, pad))
-    value = F.pad(value, (0, len(channels) + pad))  # fused kernels want q, k and v of one width
-    return F.scaled_dot_product_attention(query, key, value, scale=scaling)[..., :head_dim]
+    value = F.pad(value, (0, len(channels) + pad))  # and q, k and v of one width
+    return F.pad(query, (0, pad)), F.pad(key, (0, pad)), value
+
+
+def describe_attention(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
+    """What a pruning model attends with on the device it is on, in one line for logs.
+
+    dtype: of the computation, where autocast makes it another than the weights'. Raises ValueError when a backend
+    was asked for that is not there.
+    """
+    vision, text = (getattr(model.config, name, None) for name in ("vision_config", "text_config"))
+    dense = ((vision or model.config)._attn_implementation or "eager").removeprefix(PREFIX)
+    backend, why = model.stts.attention, ""
+    if backend == "auto":
+        dtype = dtype or model.dtype
+        backend, why = choose_backend(model.device, dtype), f" (auto: {dtype} on {model.device.type})"
+    if backend == "flash":
+        backend = flash_implementation()
+    parts = [f"ViT {dense}", "biased block sdpa", f"ragged blocks {backend}{why}"]
+    return ", ".join(parts) + (f", LLM {text._attn_implementation}" if text is not None else "")
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> str:
@@ -125,6 +163,7 @@ def ragged_attention(
     return _BACKENDS[backend](query, key, value, packing, scaling)
 
 
+@torch.compiler.disable  # traced, it would be unrolled over the frames, anew for every batch
 def _loop(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
     # split, not slices: a slice's backward makes a gradient of the full size for every piece
     lengths = packing.lengths()
@@ -141,6 +180,40 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
     return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=scaling).transpose(0, 1)
 
 
+def _flash(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
+    """FlashAttention 3 or 2, as transformers finds them."""
+    (_, attend, *_), _ = lazy_import_flash_attention(flash_implementation())
+    segments, longest = packing.cu_seqlens, packing.max_seqlen
+    out = attend(
+        *(x.transpose(0, 1).contiguous() for x in (query, key, value)),  # (K, heads, head_dim)
+        cu_seqlens_q=segments,
+        cu_seqlens_k=segments,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        softmax_scale=scaling,
+        causal=False,
+    )
+    return (out[0] if isinstance(out, tuple) else out).transpose(0, 1)
+
+
+def flash_implementation() -> str:
+    """transformers' name of the newest FlashAttention here. Raises ValueError where there is none."""
+    if is_flash_attn_3_available():
+        return "flash_attention_3"
+    if is_flash_attn_2_available():
+        return "flash_attention_2"
+    raise ValueError(
+        "attention is 'flash', but neither FlashAttention 2 nor 3 can be used here: install flash-attn on a machine "
+        "with a CUDA device, or take attention=auto"
+    )
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
+    inputs = (x[None] for x in (query, key, value))
+    return flex(*inputs, packing.block_mask, scaling, query.requires_grad)[0]
+
+
+@torch.compiler.disable
 def _bins(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
     """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths."""
     lengths = packing.lengths()
@@ -157,4 +230,4 @@ def _bins(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: 
     return out.transpose(1, 2).flatten(0, 1).index_select(0, slots).transpose(0, 1)
 
 
-_BACKENDS = {"loop": _loop, "varlen": _varlen, "bins": _bins}
+_BACKENDS = {"loop": _loop, "varlen": _varlen, "flash": _flash, "flex": _flex, "bins": _bins}

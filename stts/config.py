@@ -7,8 +7,22 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-POLICIES = ("scorer", "random", "temporal")
-BACKENDS = ("auto", "loop", "varlen", "bins")
+POLICIES = {
+    "none": "nowhere",
+    "scorer": "vit",
+    "random": "vit",
+    "temporal": "vit",
+    "reference": "vit",
+    "tome": "vit",
+    "given": "vit",
+    "uniform": "frames",
+    "evs": "llm",
+    "vidcom2": "llm",
+}
+"""Each pruning policy and its stage, where the windows it drops leave: "vit", after block insert_after + 1; "frames",
+before the ViT, which never sees a frame that keeps nothing; "llm", after all of the ViT and the adapter, in front of
+the LLM; "nowhere". What each does: stts.policies and docs/policies.md."""
+BACKENDS = ("auto", "loop", "varlen", "flash", "flex", "bins")
 
 
 @dataclass(frozen=True)
@@ -19,32 +33,46 @@ class STTSConfig:
     """
 
     prune_ratio: float = 0.5
-    """Share of each video's windows to drop, in [0, 1). 0 runs the host model untouched."""
+    """Share of each video's windows to drop, in [0, 1). 0 runs the host model untouched; policy "none" makes it 0."""
     insert_after: int = 3
     """Zero-based ViT block whose output is scored. The block after it gets the key bias; pruning follows."""
     pool_width: int = 3
     """Side of a window in patches: the adapter's pooling size."""
     policy: str = "scorer"
-    """Who ranks the windows: "scorer" (learned), "random", or "temporal" (1 - cosine similarity to the same
-    window one frame earlier, training-free)."""
+    """Who decides which windows go: "scorer" (learned), or one that is compared with it: "none", "random",
+    "temporal" (change since the frame before), "reference" (change since a reference frame), "tome" (merging),
+    "uniform" (fewer frames), "evs" and "vidcom2" (in front of the LLM), "given" (scores passed to the model)."""
     aux_loss_weight: float = 0.5
-    """Weight of the temporal auxiliary loss in the training loss."""
+    """Weight of the temporal auxiliary loss in the training loss. At 0 the scorer learns from the LLM alone."""
     aux_across_videos: bool = False
     """Hold the first frame of a video against the last one of the video before it in the batch, too. The published
     code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
     detach_targets: bool = False
     """Keep the auxiliary loss from reaching the ViT through its targets (the published code lets it)."""
+    center_targets: bool = False
+    """Take a video's mean window out of its windows before they are compared for the auxiliary loss, so that what
+    all windows share cannot make every target small (stts.losses.novelty)."""
+    score_noise: float = 0.0
+    """Exploration while training: how much Gumbel noise is added to the logits of the scores before the windows are
+    ranked. At 1 the kept windows are drawn without replacement, odds in proportion to s / (1 - s); 0: none."""
     bias_floor: float = math.exp(-2)
-    """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias and no gradient to the scorer."""
+    """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias, and the scorer learns from the
+    auxiliary loss alone."""
     bias_norm: str = "row"
     """Min-max range of the key bias: "row" (each row of windows, as published) or "frame"."""
+    bias_range: float = 0.0
+    """Least range of scores that min-max stretches, in [0, 1]. At 0, as published, scores that are still close
+    together get biases as far apart as any, and gradients the larger the closer they are (docs/evidence.md)."""
     position_ids: str = "original"
     """Positions of surviving tokens in the LLM: "original" (as before pruning) or "compact" (renumbered)."""
     attention: str = "auto"
-    """Kernel for the ragged blocks after pruning: "auto" (by device), "loop", "varlen" or "bins"."""
+    """Kernel for the ragged blocks after pruning: "auto" (by device and dtype), "loop" (SDPA frame by frame),
+    "varlen" (torch's, CUDA), "flash" (FlashAttention 2 or 3 where installed), "flex" or "bins" (padded rows)."""
     put_back: bool = False
     """Let a frame that would be alone in its bin keep all of its patches for the rest of the ViT, though not for
     the LLM. The published code does; a video's features then depend on which others share the batch."""
+    reference_threshold: float = 0.85
+    """Policy "reference": similarity below which a window, or on average a frame, becomes the new reference."""
     scorer_num_heads: int | None = None
     """Heads of the scorer's window pooling. None: as many as the ViT."""
     scorer_hidden_dims: tuple[int, int] | None = None
@@ -62,9 +90,25 @@ class STTSConfig:
         _check(self.insert_after >= 0, "insert_after", self.insert_after, "must be 0 or more")
         _check(self.pool_width >= 1, "pool_width", self.pool_width, "must be 1 or more")
         _check(self.policy in POLICIES, "policy", self.policy, f"must be one of {', '.join(POLICIES)}")
+        if self.policy == "none":
+            object.__setattr__(self, "prune_ratio", 0.0)
+        _check(
+            not (self.put_back and self.policy == "tome"),
+            "put_back",
+            self.put_back,
+            "must be False under policy tome, where windows that are gone have no features of their own",
+        )
         _check(self.aux_loss_weight >= 0, "aux_loss_weight", self.aux_loss_weight, "must be 0 or more")
+        _check(self.score_noise >= 0, "score_noise", self.score_noise, "must be 0 or more")
+        _check(
+            -1 <= self.reference_threshold <= 1,
+            "reference_threshold",
+            self.reference_threshold,
+            "must be in [-1, 1]",
+        )
         _check(0 < self.bias_floor <= 1, "bias_floor", self.bias_floor, "must be in (0, 1]")
         _check(self.bias_norm in ("row", "frame"), "bias_norm", self.bias_norm, "must be row or frame")
+        _check(0 <= self.bias_range <= 1, "bias_range", self.bias_range, "must be in [0, 1]")
         _check(
             self.position_ids in ("original", "compact"),
             "position_ids",
@@ -74,6 +118,11 @@ class STTSConfig:
         _check(
             self.attention in BACKENDS, "attention", self.attention, f"must be one of {', '.join(BACKENDS)}"
         )
+
+    @property
+    def stage(self) -> str:
+        """Where dropped windows leave the model, as in POLICIES."""
+        return POLICIES[self.policy]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -21,8 +21,8 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from torch import Tensor
 from transformers import Molmo2Config
 
-from .checkpoint import whole_folder
 from .config import STTSConfig
+from .durable import whole_folder
 from .models import check_folder
 from .once import MARKER
 from .published import (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .images import IMAGE_KEYS, VIDEO_KEYS
 from .layout import BatchLayout
 from .survivors import plan_survivors
-
-_VIDEO_KEYS = ("pixel_values_videos", "video_token_pooling", "video_grids")
 
 
 class PrunedGeneration:
@@ -47,25 +48,49 @@ class PrunedGeneration:
     def _prompt(self, input_ids: Tensor, layout: BatchLayout | None, kwargs: dict) -> dict | None:
         """The prompt pruned and padded on the left, its videos encoded; None when it can go in as it is."""
         mask, types = kwargs.get("attention_mask"), kwargs.get("mm_token_type_ids")
-        pixels = kwargs.get("pixel_values_videos")
-        if pixels is not None:
-            layout = layout or self.model.layout_of(input_ids, mask, kwargs["video_grids"])
-        if pixels is None or not self.model.prunes(layout):
+        visual, scores = kwargs.pop("visual", None), kwargs.pop("window_scores", None)
+        videos = {key: kwargs[key] for key in VIDEO_KEYS if kwargs.get(key) is not None}
+        images = {key: kwargs[key] for key in IMAGE_KEYS if kwargs.get(key) is not None}
+        if videos or visual is not None:
+            layout = layout or self.model.layout_of(
+                input_ids, mask, videos["video_grids"], images.get("image_grids")
+            )
+        prunes = layout is not None and self.model.prunes(layout)
+        if not prunes and visual is None and not (videos and images):
             return None if mask is None else _left_padded(input_ids, mask, types)
-        pixels, pooling, _ = (kwargs.pop(key) for key in _VIDEO_KEYS)
+        for key in (*VIDEO_KEYS, *IMAGE_KEYS, "image_num_crops"):
+            kwargs.pop(key, None)
+        if not prunes:  # videos and images, which transformers refuses together
+            mask = torch.ones_like(input_ids) if mask is None else mask
+            prompt = _left_padded(input_ids, mask, types)
+            features = self.model.encode_whole(prompt["input_ids"], videos, images, visual)
+            return prompt | self._encoded(prompt["input_ids"], features)
         positions = kwargs.pop("position_ids", None)
         if positions is None and mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp(0)
-        pruned = self.model.prune(input_ids, pixels, pooling, layout, mask, positions, types, left=True)
+        pixels, pooling, _ = (videos.get(key) for key in VIDEO_KEYS)
+        text, chosen = (mask, positions, types), {"visual": visual, "window_scores": scores}
+        pruned = self.model.prune(
+            input_ids, pixels, pooling, layout, *text, images=images, left=True, **chosen
+        )
         self.last_keep_windows = pruned.vision.keep
-        visual = pruned.visual.split(self.model.kept_windows(layout))
         return {
             "input_ids": pruned.input_ids,
             "attention_mask": pruned.attention_mask,
             "position_ids": pruned.position_ids,
             "mm_token_type_ids": pruned.mm_token_type_ids,
-            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=visual)},
-        }
+        } | self._encoded(pruned.input_ids, pruned.visual)
+
+    def _encoded(self, input_ids: Tensor, visual: Tensor) -> dict:
+        """Visual features (K, D), in the order of their placeholders, as an argument of transformers' generate,
+        which repeats them row by row for beams."""
+        per_row = (input_ids == self.config.image_token_id).sum(1).tolist()
+        return as_encoded(visual.split(per_row))
+
+
+def as_encoded(visual: Sequence[Tensor]) -> dict:
+    """Visual features, (K_i, D) each, as the argument that makes transformers' Molmo2 take them for encoded."""
+    return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tuple(visual))}}
 
 
 def _left_padded(input_ids: Tensor, mask: Tensor, types: Tensor | None) -> dict:

@@ -1,4 +1,4 @@
-"""insert_stts: pruning in transformers' vision models as they are, Molmo2's, SigLIP's and CLIP's.
+"""insert_stts: pruning in transformers' vision models as they are, Molmo2's, SigLIP's, CLIP's and DINOv2's.
 
 SigLIP 2 checkpoints of fixed resolution load as SigLIP models.
 """
@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
+from transformers import (
+    CLIPVisionModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PreTrainedModel,
+    SiglipVisionModel,
+)
 from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionModel
 from transformers.utils import ModelOutput
 
@@ -26,8 +32,8 @@ from .windows import Grid, window_grid
 class PrunedOutput(ModelOutput):
     """Output of a ViT that pruned.
 
-    last_hidden_state: (K, D) kept tokens, frame by frame, prefix tokens (CLS) first in each; token_index: (K,)
-    int64, their flat numbers frame * (R + N) + token; keep: (F, W) bool; scores: (F, W); scored: (F, N, D) the
+    last_hidden_state: (K, D) kept tokens, frame by frame, prefix tokens (CLS, registers) first in each; token_index:
+    (K,) int64, their flat numbers frame * (R + N) + token; keep: (F, W) bool; scores: (F, W); scored: (F, N, D) the
     features that were scored, for temporal_aux_loss.
     """
 
@@ -52,7 +58,8 @@ class Host:
     blocks: Sequence[nn.Module]
     finish: Callable[[Tensor], Tensor]
     """Norm of the last hidden state."""
-    grid: Grid
+    grid: Callable[[Tensor], Grid]
+    """Rows and columns of patches that embed makes of those pixels."""
     num_prefix: int
 
 
@@ -64,21 +71,38 @@ def _molmo2(model: Molmo2VisionModel) -> Host:
         x = model.patch_embedding(pixels.to(model.dtype))
         return x + model.positional_embedding.to(x)
 
-    return Host(embed, model.layers, nn.Identity(), (height, width), 0)
+    return Host(embed, model.layers, nn.Identity(), lambda pixels: (height, width), 0)
 
 
 def _siglip(model: SiglipVisionModel) -> Host:
-    side = model.config.image_size // model.config.patch_size
-    return Host(model.embeddings, model.encoder.layers, model.post_layernorm, (side, side), 0)
+    return Host(model.embeddings, model.encoder.layers, model.post_layernorm, _square(model), 0)
 
 
 def _clip(model: CLIPVisionModel) -> Host:
-    side = model.config.image_size // model.config.patch_size
     embed = nn.Sequential(model.embeddings, model.pre_layrnorm)
-    return Host(embed, model.encoder.layers, nn.Identity(), (side, side), 1)
+    return Host(embed, model.encoder.layers, nn.Identity(), _square(model), 1)
 
 
-_HOSTS = {Molmo2VisionModel: _molmo2, SiglipVisionModel: _siglip, CLIPVisionModel: _clip}
+def _square(model: PreTrainedModel) -> Callable[[Tensor], Grid]:
+    side = model.config.image_size // model.config.patch_size
+    return lambda pixels: (side, side)
+
+
+def _dinov2(model: Dinov2Model | Dinov2WithRegistersModel) -> Host:
+    def grid(pixels: Tensor) -> Grid:  # of any size: positions are interpolated
+        return pixels.shape[2] // model.config.patch_size, pixels.shape[3] // model.config.patch_size
+
+    num_prefix = 1 + getattr(model.config, "num_register_tokens", 0)
+    return Host(model.embeddings, model.encoder.layer, model.layernorm, grid, num_prefix)
+
+
+_HOSTS = {
+    Molmo2VisionModel: _molmo2,
+    SiglipVisionModel: _siglip,
+    CLIPVisionModel: _clip,
+    Dinov2Model: _dinov2,
+    Dinov2WithRegistersModel: _dinov2,
+}
 
 
 def describe(model: nn.Module) -> Host:
@@ -110,7 +134,7 @@ def insert_stts(vision_model: PreTrainedModel, config: STTSConfig) -> PreTrained
     def forward(pixel_values: Tensor, *args, frames_per_video: Sequence[int] | None = None, **kwargs):
         stts = vision_model.stts
         frames = [len(pixel_values)] if frames_per_video is None else list(frames_per_video)
-        rows, cols = window_grid(host.grid, stts.pool_width)
+        rows, cols = window_grid(host.grid(pixel_values), stts.pool_width)
         if not any(drops_per_video(frames, rows * cols, stts.prune_ratio)):
             return whole(pixel_values, *args, **kwargs)
         install(vision_model.config)
@@ -125,7 +149,7 @@ def _pruned(
 ) -> PrunedOutput:
     last = len(host.blocks) - 1
     x = host.embed(pixels)
-    out = run_pruned(host.blocks, x, scorer, stts, frames, host.grid, [last], host.num_prefix)
+    out = run_pruned(host.blocks, x, scorer, stts, frames, host.grid(pixels), [last], host.num_prefix)
     packing = out.packing.without_filler()
     hidden = host.finish(out.hidden_states[last][: len(packing.index)])
     return PrunedOutput(hidden, packing.index, out.keep, out.scores, out.scored, packing)

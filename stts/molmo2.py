@@ -6,12 +6,13 @@ and with nothing to prune transformers' own forward runs untouched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import torch
 from torch import Tensor
-from transformers import Molmo2Config, Molmo2ForConditionalGeneration
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import Cache, Molmo2Config, Molmo2ForConditionalGeneration
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -23,10 +24,13 @@ from transformers.models.molmo2.modeling_molmo2 import (
 )
 
 from .config import STTSConfig
-from .generation import PrunedGeneration
+from .generation import PrunedGeneration, as_encoded
+from .images import IMAGE_KEYS, VIDEO_KEYS
 from .layout import BatchLayout
-from .losses import novelty, score_error
+from .llm_attention import BLOCK_SPARSE, llm_block_mask
+from .losses import novelty, score_error, weighted_lm_loss
 from .molmo2_backbone import PrunedInputs, STTSMolmo2Model
+from .visual import VisualTokens
 
 
 @dataclass
@@ -106,12 +110,35 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
             raise ValueError("gradient checkpointing of a pruning model needs use_reentrant=False")
         super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)
 
+    def encode_videos(
+        self,
+        pixel_values_videos: Tensor,
+        video_token_pooling: Tensor,
+        video_grids: Tensor,
+        window_scores: Tensor | None = None,
+    ) -> VisualTokens:
+        """Videos as `visual`, which forward and generate take in place of their pixels: encoded, pruned and pooled
+        once, however many questions follow. Without gradients what only the auxiliary loss needs is left out."""
+        layout = BatchLayout(tuple(video_grids[:, 0].tolist()), (), ())
+        if self.model.prunes(layout):
+            clips = (pixel_values_videos, video_token_pooling)
+            visual = self.model.encode_videos(*clips, layout, window_scores)
+            return visual if torch.is_grad_enabled() else replace(visual, scored=None)
+        videos = self.model.get_video_features(pixel_values_videos, video_token_pooling, video_grids)
+        shape = sum(layout.frames_per_video), self.model.num_windows
+        keep = torch.ones(shape, dtype=torch.bool, device=self.device)
+        return VisualTokens(torch.cat(videos.pooler_output), keep)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
         video_token_pooling: Tensor | None = None,
         video_grids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_token_pooling: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        image_num_crops: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
@@ -119,43 +146,62 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         sequence_ids: Tensor | None = None,
         layout: BatchLayout | None = None,
         logits_to_keep: int | Tensor = 0,
+        visual: VisualTokens | None = None,
+        loss_weights: Tensor | None = None,
+        window_scores: Tensor | None = None,
         **kwargs,
     ) -> STTSOutput:
         """transformers' Molmo2 forward on the tokens that survive.
 
         input_ids, attention_mask, position_ids, mm_token_type_ids, labels: (B, L), placeholders of ALL windows in
         input_ids; pixel_values_videos: (F, N, patch pixels), normalised, or uint8; video_token_pooling:
-        (F * W, p * p); video_grids: (V, 3). sequence_ids: (B, L) int, the example each token of a packed row
-        belongs to, -1 padding; layout: the batch's sizes, which on a GPU saves waiting for them. Images and text
-        pass as in transformers. Raises ValueError when the placeholders do not fit the videos.
+        (F * W, p * p); video_grids: (V, 3). pixel_values, image_token_pooling, image_grids: images, as in
+        transformers, also beside videos; they are never pruned. sequence_ids: (B, L) int, the example each token of
+        a packed row belongs to, -1 padding; layout: the batch's sizes, which on a GPU saves waiting for them.
+        visual: the videos, as encode_videos returns them, in place of their pixels and pooling. loss_weights: (B, L)
+        float, what each token of labels counts in lm_loss, the weighted mean; None: all the same.
+        window_scores: (F, W), what policy "given" ranks windows by; others do not look at it.
+        Raises ValueError when the placeholders do not fit the videos and images, or no scores are given to rank by.
         """
-        self._no_flash_packing(sequence_ids)
+        self._no_flash(sequence_ids is not None or (pixel_values, pixel_values_videos, visual) != (None,) * 3)
         text = (attention_mask, position_ids, mm_token_type_ids)
-        pruned = None
-        if pixel_values_videos is not None:
-            layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids)
-            if self.model.prunes(layout):
-                videos = (pixel_values_videos, video_token_pooling)
-                pruned = self.model.prune(input_ids, *videos, layout, *text, sequence_ids)
+        pruned, videos, images = None, {}, {}
+        if pixel_values is not None:
+            if self.model.lockstep:
+                raise ValueError("a sharded model takes videos and text, no images: train those with parallel=ddp")
+            images = dict(zip(IMAGE_KEYS, (pixel_values, image_token_pooling, image_grids), strict=True))
+        if pixel_values_videos is not None or visual is not None:
+            videos = dict(
+                zip(VIDEO_KEYS, (pixel_values_videos, video_token_pooling, video_grids), strict=True)
+            )
+            layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids, image_grids)
+            if self.model.prunes(layout) or (self.model.lockstep and self.stts.prune_ratio):
+                clips = (pixel_values_videos, video_token_pooling)
+                chosen = {"visual": visual, "window_scores": window_scores}
+                pruned = self.model.prune(input_ids, *clips, layout, *text, sequence_ids, images, **chosen)
         if pruned is None:
-            inputs = {
-                "input_ids": input_ids,
-                "pixel_values_videos": pixel_values_videos,
-                "video_token_pooling": video_token_pooling,
-                "video_grids": video_grids,
-            }
+            inputs = {"input_ids": input_ids}
+            if visual is not None or (videos and images):  # which transformers refuses together
+                inputs |= as_encoded([self.model.encode_whole(input_ids, videos, images, visual)])
+            else:
+                inputs |= videos | images
+            if self.model.lockstep and not videos:
+                inputs = {"inputs_embeds": self.get_input_embeddings()(input_ids) + self.model.idle()}
         else:
             inputs = {"inputs_embeds": self.model.embed(pruned)}
             text = (pruned.attention_mask, pruned.position_ids, pruned.mm_token_type_ids)
             sequence_ids, labels = pruned.sequence_ids, pruned.survivors.take(labels, -100)
+            loss_weights = pruned.survivors.take(loss_weights, 0)
         mask, positions, types = text
         if mask is None and kwargs.get("mm_encoder_outputs"):
             # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
             mask = torch.ones_like(input_ids)
-        if sequence_ids is not None:
-            mask = self._packed_mask(sequence_ids, types)
+        mask = self._mask(mask, types, sequence_ids, kwargs.get("past_key_values"))
         inputs |= {"attention_mask": mask, "position_ids": positions, "mm_token_type_ids": types}
-        outputs = super().forward(**inputs, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
+        unweighted = labels if loss_weights is None else None
+        outputs = super().forward(**inputs, labels=unweighted, logits_to_keep=logits_to_keep, **kwargs)
+        if loss_weights is not None:
+            outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
 
     def _finish(
@@ -186,14 +232,29 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
     ) -> tuple[Tensor, Tensor | None]:
         """The temporal loss of the batch and its targets; without scores a zero that still holds the scorer's
         parameters, so that data-parallel ranks without a video take part in its gradient."""
-        if pruned is None or self.stts.policy != "scorer":
-            parameters = self.model.vision_tower.scorer.parameters()
-            return sum((p.float().sum() * 0 for p in parameters), torch.zeros((), device=self.device)), None
+        unscored = pruned is None or pruned.vision.scored is None or not self.model.prunes(layout)
+        if unscored or self.stts.policy != "scorer":
+            held = () if self.model.lockstep else self.model.vision_tower.scorer.parameters()
+            return sum((p.float().sum() * 0 for p in held), torch.zeros((), device=self.device)), None
         scored = pruned.vision.scored.detach() if self.stts.detach_targets else pruned.vision.scored
-        targets = novelty(scored, self.stts.pool_width, self.model.vision_tower.grid)
+        center = layout.frames_per_video if self.stts.center_targets else None
+        targets = novelty(scored, self.stts.pool_width, self.model.vision_tower.grid, center)
         across = self.stts.aux_across_videos
         loss = score_error(pruned.vision.scores, targets, layout.frames_per_video, across)
         return loss, targets.detach()
+
+    def _mask(
+        self,
+        mask: Tensor | None,
+        mm_token_type_ids: Tensor | None,
+        sequence_ids: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor | BlockMask | None:
+        """The LLM's mask, where it is ours to make, as its attention takes it; else the one given."""
+        if self.config.get_text_config()._attn_implementation == BLOCK_SPARSE:
+            blocks = llm_block_mask(mask, mm_token_type_ids, sequence_ids, cache)
+            return mask if blocks is None else blocks
+        return mask if sequence_ids is None else self._packed_mask(sequence_ids, mm_token_type_ids)
 
     def _packed_mask(self, sequence_ids: Tensor, mm_token_type_ids: Tensor | None) -> Tensor:
         """Causal within an example, bidirectional among its visual tokens, nothing across examples."""
@@ -213,12 +274,13 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
             block_sequence_ids=blocks,
         )
 
-    def _no_flash_packing(self, sequence_ids: Tensor | None) -> None:
+    def _no_flash(self, masked: bool) -> None:
+        """FlashAttention would ignore the mask of visual tokens and of packed rows, silently."""
         implementation = self.config.get_text_config()._attn_implementation or ""
-        if sequence_ids is not None and "flash" in implementation:
+        if masked and "flash" in implementation:
             raise ValueError(
-                f"packed rows need a mask that {implementation} cannot take; load the model with "
-                "attn_implementation='sdpa' or set train.max_tokens=null"
+                f"visual tokens and packed rows need a mask that {implementation} cannot take; load the model with "
+                f"attn_implementation={BLOCK_SPARSE!r} or 'sdpa'"
             )
 
 

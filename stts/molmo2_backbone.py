@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,13 @@ from transformers.models.molmo2.modeling_molmo2 import (
 from .attention import install
 from .config import STTSConfig
 from .data.pixels import normalize
+from .images import check_image_tokens, in_placeholder_order, video_placeholders
 from .layout import BatchLayout
+from .policies import View, choose
 from .survivors import Survivors, compact_positions, keep_tokens, plan_survivors
-from .vit import PrunedFeatures, build_scorer, run_pruned
-from .windows import Grid, window_grid
+from .visual import VisualTokens
+from .vit import PrunedFeatures, build_scorer, run_dense, run_pruned
+from .windows import Grid, window_grid, window_index
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class PrunedInputs:
     """A batch whose videos were encoded and pruned: what the LLM takes."""
 
     visual: Tensor
-    """(K, D) LLM features of the kept windows of all videos."""
-    vision: PrunedFeatures
+    """(K, D) LLM features of kept windows and of images, in the order of their placeholders."""
+    vision: VisualTokens
     survivors: Survivors
     input_ids: Tensor
     """(B, L_kept), like all that follow."""
@@ -70,13 +74,27 @@ class STTSVisionModel(Molmo2VisionModel):
         return height // self.config.patch_size, width // self.config.patch_size
 
     def encode(
-        self, pixels: Tensor, stts: STTSConfig, frames_per_video: tuple[int, ...], layers: list[int]
+        self,
+        pixels: Tensor,
+        stts: STTSConfig,
+        frames_per_video: tuple[int, ...],
+        layers: list[int],
+        window_scores: Tensor | None = None,
     ) -> PrunedFeatures:
         """(F, N, patch pixels), uint8 or normalised -> what blocks `layers` say of the surviving patches."""
+        sizes = (frames_per_video, self.grid, layers)
+        x = self.embed_patches(pixels)
+        return run_pruned(self.layers, x, self.scorer, stts, *sizes, window_scores=window_scores)
+
+    def encode_dense(self, pixels: Tensor, layers: list[int]) -> dict[int, Tensor]:
+        """The same where nothing is dropped in the ViT: what each of those blocks says, (F, N, D)."""
+        return run_dense(self.layers, self.embed_patches(pixels), layers)[1]
+
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        """(F, N, patch pixels), uint8 or normalised -> (F, N, D)."""
         install(self.config)
-        x = self.patch_embedding(to_float(pixels).to(self.dtype))  # (F, N, D)
-        x = x + self.positional_embedding.to(x)
-        return run_pruned(self.layers, x, self.scorer, stts, frames_per_video, self.grid, layers)
+        x = self.patch_embedding(to_float(pixels).to(self.dtype))
+        return x + self.positional_embedding.to(x)
 
 
 class STTSMolmo2Model(Molmo2Model):
@@ -85,6 +103,8 @@ class STTSMolmo2Model(Molmo2Model):
     def __init__(self, config: Molmo2Config) -> None:
         Molmo2PreTrainedModel.__init__(self, config)  # the parent's would build the plain vision tower first
         self.stts = STTSConfig.from_dict(config.stts)
+        self.lockstep = False
+        """Run the same modules in the same order whatever the batch holds: sharded weights are gathered together."""
         self.vision_tower = STTSVisionModel(config.vision_config, self.stts)
         self.multi_modal_projector = Molmo2Adapter(config.adapter_config)
         self.language_model = Molmo2TextModel(config.text_config)
@@ -102,14 +122,25 @@ class STTSMolmo2Model(Molmo2Model):
         num_layers = len(self.vision_tower.layers)
         return [layer % num_layers for layer in self.config.adapter_config.vision_feature_layer]
 
-    def get_image_features(self, pixel_values: Tensor, *args, **kwargs):
+    def get_image_features(
+        self, pixel_values: Tensor, image_token_pooling: Tensor, image_grids: Tensor, **kwargs
+    ):
         """As transformers' own; uint8 pixels are normalised here, on the device."""
-        return super().get_image_features(to_float(pixel_values), *args, **kwargs)
+        return super().get_image_features(to_float(pixel_values), image_token_pooling, image_grids, **kwargs)
 
-    def layout_of(self, input_ids: Tensor, attention_mask: Tensor | None, video_grids: Tensor) -> BatchLayout:
+    def layout_of(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        video_grids: Tensor,
+        image_grids: Tensor | None = None,
+    ) -> BatchLayout:
         """The batch's sizes, for callers that did not keep them."""
-        placeholders = input_ids == self.config.image_token_id
-        return BatchLayout.from_tensors(placeholders, attention_mask, video_grids, self.num_windows)
+        videos = video_placeholders(input_ids, self.config, image_grids is not None)
+        layout = BatchLayout.from_tensors(videos, attention_mask, video_grids, self.num_windows)
+        if image_grids is not None:
+            check_image_tokens(input_ids, videos, image_grids, self.config)
+        return layout
 
     def kept_windows(self, layout: BatchLayout) -> list[int]:
         """Windows each video keeps."""
@@ -119,36 +150,84 @@ class STTSMolmo2Model(Molmo2Model):
         """Whether any video of the batch loses a window."""
         return sum(self.kept_windows(layout)) < sum(layout.frames_per_video) * self.num_windows
 
+    def idle(self) -> Tensor:
+        """() zero that has been through ViT, scorer and adapter: what a process without a video does in lockstep."""
+        tower = self.vision_tower
+        pixels = torch.zeros(1, math.prod(tower.grid), tower.patch_embedding.in_features, device=self.device)
+        pooling = window_index(tower.grid, self.stts.pool_width).to(self.device)  # (W, p * p)
+        if self.stts.prune_ratio:  # of one frame nothing is dropped
+            layout = BatchLayout((1,), (self.num_windows,), (0,))
+            visual = self.encode_videos(pixels, pooling, layout, torch.zeros(1, self.num_windows))
+            return visual.features.sum() * 0 + visual.scores.sum() * 0
+        grids = torch.tensor([[1, *window_grid(tower.grid, self.stts.pool_width)]], device=self.device)
+        return torch.cat(self.get_video_features(pixels, pooling, grids).pooler_output).sum() * 0
+
+    def encode_videos(
+        self,
+        pixel_values_videos: Tensor,
+        video_token_pooling: Tensor,
+        layout: BatchLayout,
+        window_scores: Tensor | None = None,
+    ) -> VisualTokens:
+        """Encode, prune and pool videos, of which at least one loses a window.
+
+        window_scores: (F, W), what policy "given" ranks windows by.
+        """
+        num_kept = sum(self.kept_windows(layout))
+        if self.stts.stage == "llm":
+            return self._encode_then_prune(pixel_values_videos, video_token_pooling, layout, num_kept)
+        vision = self.vision_tower.encode(
+            pixel_values_videos, self.stts, layout.frames_per_video, self.feature_layers, window_scores
+        )
+        features = self.pool(vision, video_token_pooling, num_kept)
+        return VisualTokens(features, vision.keep, vision.scores, vision.scored)
+
+    def _encode_then_prune(
+        self, pixels: Tensor, pooling: Tensor, layout: BatchLayout, num_kept: int
+    ) -> VisualTokens:
+        """Make the LLM's tokens of all windows, for policies that choose among those."""
+        hidden = self.vision_tower.encode_dense(pixels, self.feature_layers)
+        features = torch.cat([hidden[layer] for layer in self.feature_layers], -1).flatten(0, 1)
+        tokens = self.project(features, pooling)  # (F * W, D)
+        windows = tokens.unflatten(0, (-1, self.num_windows))
+        grid = window_grid(self.vision_tower.grid, self.stts.pool_width)
+        keep, scores = choose(View(windows, layout.frames_per_video, grid, 1, self.stts))
+        return VisualTokens(tokens.index_select(0, kept_first(keep)[:num_kept]), keep, scores)
+
     def prune(
         self,
         input_ids: Tensor,
-        pixel_values_videos: Tensor,
-        video_token_pooling: Tensor,
+        pixel_values_videos: Tensor | None,
+        video_token_pooling: Tensor | None,
         layout: BatchLayout,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         sequence_ids: Tensor | None = None,
+        images: dict[str, Tensor] | None = None,
         left: bool | None = None,
+        visual: VisualTokens | None = None,
+        window_scores: Tensor | None = None,
     ) -> PrunedInputs:
         """Encode the videos, drop windows, and take their placeholders out of the sequence.
 
-        Arguments as in STTSMolmo2ForConditionalGeneration.forward; left: side of the padding, None for that of
-        the input.
+        Arguments as in STTSMolmo2ForConditionalGeneration.forward; images: its image arguments, encoded whole;
+        left: side of the padding, None for that of the input; visual: the videos, encoded before.
         """
-        vision = self.vision_tower.encode(
-            pixel_values_videos, self.stts, layout.frames_per_video, self.feature_layers
-        )
-        keep = keep_tokens(input_ids == self.config.image_token_id, vision.keep, attention_mask)
+        vision = visual or self.encode_videos(pixel_values_videos, video_token_pooling, layout, window_scores)
+        vision.check(sum(self.kept_windows(layout)))
+        of_video = video_placeholders(input_ids, self.config, bool(images))
+        keep = keep_tokens(of_video, vision.keep, attention_mask)
         length = max(layout.kept_lengths(self.num_windows, self.stts.prune_ratio))
         left_padded = None if attention_mask is None else attention_mask[:, 0] == 0
         survivors = plan_survivors(keep, length, left, left_padded)
-        sequence_ids = survivors.take(sequence_ids, -1)
+        sequence_ids, tokens = survivors.take(sequence_ids, -1), survivors.take(input_ids, 0)
+        features = self.with_images(vision.features, images, tokens) if images else vision.features
         return PrunedInputs(
-            visual=self.pool(vision, video_token_pooling, sum(self.kept_windows(layout))),
+            visual=features,
             vision=vision,
             survivors=survivors,
-            input_ids=survivors.take(input_ids, 0),
+            input_ids=tokens,
             attention_mask=survivors.valid.long(),
             position_ids=self.positions(survivors, position_ids, sequence_ids),
             mm_token_type_ids=survivors.take(mm_token_type_ids, 0),
@@ -172,15 +251,40 @@ class STTSMolmo2Model(Molmo2Model):
         num_kept: windows kept. Returns (num_kept, D_llm).
         """
         features = torch.cat([vision.hidden_states[layer] for layer in self.feature_layers], -1)  # (K, D')
-        kept = vision.keep.flatten().logical_not().byte().argsort(stable=True)[:num_kept]
-        patches = pooling[kept]  # (num_kept, p * p)
-        places = torch.where(patches >= 0, vision.packing.positions()[patches.clamp(0)], -1)
-        adapter = self.multi_modal_projector
-        if self.num_windows * patches.shape[1] != vision.packing.shape[1]:  # a padded grid needs its mask
-            return adapter(features, places).last_hidden_state
-        windows = features[places]  # (num_kept, p * p, D')
+        patches = pooling[kept_first(vision.keep)[:num_kept]]  # (num_kept, p * p)
+        places = vision.packing.positions()[patches.clamp(0)]
+        return self.project(features, torch.where(patches >= 0, places, -1))
+
+    def project(self, features: Tensor, patches: Tensor) -> Tensor:
+        """The adapter: (K, D') patches -> (n, D_llm), one token for each row of patches, (n, p * p) places among
+        the K, -1 where a grid was padded."""
+        adapter, (height, width) = self.multi_modal_projector, self.vision_tower.grid
+        if self.num_windows * patches.shape[1] != height * width:  # a padded grid needs its mask
+            return adapter(features, patches).last_hidden_state
+        windows = features[patches]  # (n, p * p, D')
         pooled, _ = adapter.image_pooling_2d(windows.mean(1, keepdim=True), windows)
         return adapter.image_projector(pooled.squeeze(1))
+
+    def with_images(self, videos: Tensor, images: dict[str, Tensor], input_ids: Tensor) -> Tensor:
+        """(K, D) features of videos -> those and the images', in the order of their placeholders in input_ids."""
+        features = torch.cat(self.get_image_features(**images).pooler_output)
+        of_video = video_placeholders(input_ids, self.config, with_images=True)
+        return in_placeholder_order(videos, features, input_ids == self.config.image_token_id, of_video)
+
+    def encode_whole(
+        self,
+        input_ids: Tensor,
+        videos: dict[str, Tensor],
+        images: dict[str, Tensor],
+        visual: VisualTokens | None = None,
+    ) -> Tensor:
+        """(K, D) features of videos and images, nothing pruned, in the order of their placeholders."""
+        if visual is None:
+            features = torch.cat(self.get_video_features(**videos).pooler_output)
+        else:
+            visual.check(visual.keep.numel())
+            features = visual.features
+        return self.with_images(features, images, input_ids) if images else features
 
     def embed(self, pruned: PrunedInputs) -> Tensor:
         """Word embeddings of the surviving tokens, visual features added at their placeholders: (B, L_kept, D)."""
@@ -189,6 +293,11 @@ class STTSMolmo2Model(Molmo2Model):
         places = placeholder.logical_not().byte().argsort(stable=True)[: len(pruned.visual)]
         visual = pruned.visual.to(embeds.dtype)
         return embeds.flatten(0, 1).index_add(0, places, visual).view_as(embeds)
+
+
+def kept_first(keep: Tensor) -> Tensor:
+    """(F, W) bool -> (F * W,) window numbers, kept ones first, each in order."""
+    return keep.flatten().logical_not().byte().argsort(stable=True)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
+
+from .flex import block_mask
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class Packing:
     def lengths(self) -> list[int]:
         """Tokens of each segment, on the host: waits for the device, so for CPU paths only."""
         return self.cu_seqlens.diff().tolist()
+
+    @cached_property
+    def block_mask(self) -> BlockMask:
+        """Each segment sees itself, for flex attention."""
+        places = torch.arange(len(self.index), device=self.index.device, dtype=torch.int32)
+        return block_mask(torch.searchsorted(self.cu_seqlens, places, right=True, out_int32=True)[None])
 
     def positions(self) -> Tensor:
         """(F * N,) int64: place of each patch among the packed tokens; meaningless for a dropped patch."""

@@ -28,22 +28,37 @@ def num_dropped(frames: int, windows: int, prune_ratio: float) -> int:
 
 
 @torch.no_grad()
-def select_windows(scores: Tensor, frames_per_video: Sequence[int], prune_ratio: float) -> Tensor:
+def select_windows(
+    scores: Tensor, frames_per_video: Sequence[int], prune_ratio: float, first_frame_whole: bool = True
+) -> Tensor:
     """Keep the best windows of each video, ranked over all its frames together (paper section 3).
 
     scores: (F, W), F frames of all videos one after the other; frames_per_video: T of each, summing to F;
     prune_ratio in [0, 1). Returns the keep mask (F, W) bool, True = keep. Exactly num_dropped windows of each
-    video go; the first frame stays whole; among equal scores the earliest window goes first; NaN counts as the
-    highest score. Raises ValueError when frames_per_video does not fit.
+    video go; the first frame stays whole, unless first_frame_whole is False and it is ranked like the others; among
+    equal scores the earliest window goes first; NaN counts as the highest score. Raises ValueError when
+    frames_per_video does not fit.
     """
     check_frames(len(scores), frames_per_video)
     keep = torch.ones_like(scores, dtype=torch.bool)
     frames = list(frames_per_video)
     for video_scores, video_keep in zip(scores.split(frames), keep.split(frames), strict=True):
         drop = num_dropped(*video_scores.shape, prune_ratio)
-        lowest = video_scores[1:].flatten().argsort(stable=True)[:drop]  # the first frame is not ranked
-        video_keep[1:].view(-1).index_fill_(0, lowest, False)
+        ranked = int(first_frame_whole)  # the first frame that is
+        lowest = video_scores[ranked:].flatten().argsort(stable=True)[:drop]
+        video_keep[ranked:].view(-1).index_fill_(0, lowest, False)
     return keep
+
+
+@torch.no_grad()
+def explore(scores: Tensor, noise: float) -> Tensor:
+    """Scores -> what to rank while exploring: their logits plus `noise` times Gumbel noise from torch's generator.
+
+    scores: in [0, 1], any shape. The highest of them are a sample without replacement, its odds in proportion to
+    (s / (1 - s)) ** (1 / noise) (Gumbel top-k: Kool et al. 2019, arXiv 1903.06059). Sees no gradient.
+    """
+    gumbel = -torch.empty_like(scores, dtype=torch.float32).exponential_().log()
+    return scores.float().logit(eps=1e-6) + noise * gumbel
 
 
 def attention_bias(
@@ -53,6 +68,7 @@ def attention_bias(
     floor: float = math.exp(-2),
     norm: str = "row",
     grid: Grid | None = None,
+    least_range: float = 0.0,
 ) -> Tensor:
     """Scores as an additive bias on the attention logits of each patch as a key.
 
@@ -61,13 +77,15 @@ def attention_bias(
     most 0. Gradient flows through the scores, their minimum and their maximum: it is the only path from later
     layers to the scorer (paper section 3).
 
-    scores: (F, W) -> (F, N) float32; grid: the patch grid, square by default.
+    scores: (F, W) -> (F, N) float32; grid: the patch grid, square by default; least_range: scores closer together
+    than this are stretched no further than if they were this far apart, the highest keeping weight 1.
     """
     check_frames(len(scores), frames_per_video)
     grid = resolve_window_grid(scores.shape[1], pool_width, grid)
     rows = window_grid(grid, pool_width)[0] if norm == "row" else 1
     s = rearrange(scores.float(), "f (r c) -> f r c", r=rows)
     low, high = s.amin(-1, keepdim=True), s.amax(-1, keepdim=True)
+    low = torch.minimum(low, high - least_range)
     weight = floor + (s - low) * (1 - floor) / (high - low + 1e-6)
     weight = rearrange(weight, "f r c -> f (r c)")
     weight = weight.masked_fill(first_frames(frames_per_video, scores.device)[:, None], 1.0)

@@ -1,13 +1,14 @@
 """The hook: a ViT's blocks run dense, then scored, then on the surviving patches only.
 
 Blocks 0..insert_after see every patch. Their output is scored; the next block runs dense with the scores as a key
-bias; after it only kept patches exist, packed frame by frame, and attend within their frame.
+bias; after it only kept patches exist, packed frame by frame, and attend within their frame. Policies that need no
+features run on fewer frames from the start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from transformers import PreTrainedConfig
 
 from .attention import KeyBias, Ragged
 from .config import STTSConfig
-from .losses import neighbor_similarity
+from .merging import match_windows, merge, merged_sizes
 from .packing import Packing, pack, plan_packing, put_back_lone_frames
+from .policies import View, choose, kept_evenly
 from .scorer import STTSScorer
-from .selection import attention_bias, num_dropped, select_windows
-from .windows import Grid, check_frames, spread, window_grid
+from .selection import attention_bias, num_dropped
+from .windows import Grid, check_frames, spread
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class PrunedFeatures:
     keep: Tensor
     """(F, W) bool, True = kept."""
     scores: Tensor
-    """(F, W) float32, what the windows were ranked by."""
+    """(F, W) float32, what the windows were ranked by; 1 and 0, kept or not, where nothing was ranked."""
     scored: Tensor
     """(F, N, D), the patch features that were scored."""
 
@@ -72,49 +74,95 @@ def run_pruned(
     grid: Grid,
     collect: Collection[int],
     num_prefix: int = 0,
+    window_scores: Tensor | None = None,
 ) -> PrunedFeatures:
-    """Run transformer blocks, pruning after block insert_after + 1.
+    """Run transformer blocks, pruning after block insert_after + 1, or before the first by policy "uniform".
 
     blocks: transformers layers, called as block(x, None, ...), their config prepared by attention.install; x:
     (F, R + N, D) embedded tokens, num_prefix = R; frames_per_video: T of each video, summing to F; collect: the
-    zero-based blocks whose outputs are wanted.
+    zero-based blocks whose outputs are wanted; window_scores: (F, W) for policy "given". Raises ValueError for a
+    policy that acts after the ViT, and as stts.policies.given does.
     """
     check_frames(len(x), frames_per_video)
-    collected = {}
-    for i in range(config.insert_after + 1):
-        x = collected[i] = blocks[i](x, None)
-
-    scored = x[:, num_prefix:]  # (F, N, D)
-    scores = score(scored, scorer, config, frames_per_video, grid)
-    keep = select_windows(scores, frames_per_video, config.prune_ratio)
-
+    if config.stage not in ("frames", "vit"):
+        raise ValueError(
+            f"policy is {config.policy!r}, which drops nothing in a vision model: its place is {config.stage}"
+        )
+    view = View(x[:, num_prefix:], frames_per_video, grid, config.pool_width, config, scorer, window_scores)
+    if config.stage == "frames":
+        return _run_chosen_frames(blocks, x, view, collect, num_prefix)
     biased = config.insert_after + 1
+    x, collected = run_dense(blocks[:biased], x, collect)
+    view = replace(view, features=x[:, num_prefix:])
+    owner = _owners(view, len(blocks) - biased - 1) if config.policy == "tome" else None
+    keep, scores = choose(view) if owner is None else _stayed(owner, view)
+
     bias = key_bias(scores, config, frames_per_video, grid, num_prefix)
-    x = collected[biased] = blocks[biased](x, None if bias is None else KeyBias(bias))
+    x = blocks[biased](x, None if bias is None else KeyBias(bias))
+    if biased in collect:
+        collected[biased] = x
 
     packing = plan_survivors(keep, config, frames_per_video, grid, num_prefix)
-    collected = {i: pack(hidden, packing) for i, hidden in collected.items() if i in collect}
     running = put_back_lone_frames(packing) if config.put_back else packing
+    sizes = None
+    if owner is not None:
+        x, *merged = (_merge(hidden, owner, view, num_prefix) for hidden in (x, *collected.values()))
+        collected = dict(zip(collected, merged, strict=True))
+        sizes = merged_sizes(owner, view.features.shape[:2], grid, config.pool_width)
+        sizes = pack(F.pad(sizes, (num_prefix, 0), value=1.0), running).log()
+    collected = {i: pack(hidden, packing) for i, hidden in collected.items()}
     x = pack(x, running)[None]  # (1, K, D)
-    ragged = Ragged(running, config.attention)
+    ragged = Ragged(running, config.attention, sizes)
     for i in range(biased + 1, len(blocks)):
         x = blocks[i](x, ragged)
         if i in collect:
             collected[i] = x[0, running.positions()[packing.index]] if config.put_back else x[0]
-    return PrunedFeatures(collected, packing, keep, scores, scored)
+    return PrunedFeatures(collected, packing, keep, scores, view.features)
 
 
-def score(
-    x: Tensor, scorer: STTSScorer, config: STTSConfig, frames_per_video: Sequence[int], grid: Grid
-) -> Tensor:
-    """(F, N, D) -> (F, W): what the policy ranks windows by."""
-    if config.policy == "scorer":
-        return scorer.score_windows(x, frames_per_video, grid)
-    if config.policy == "temporal":
-        novelty = 1 - neighbor_similarity(x.detach(), config.pool_width, grid)
-        return F.pad(novelty, (0, 0, 1, 0), value=1.0)
-    rows, cols = window_grid(grid, config.pool_width)
-    return torch.rand(len(x), rows * cols, device=x.device)
+def run_dense(
+    blocks: Sequence[nn.Module], x: Tensor, collect: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run blocks on every token, (F, R + N, D); returns the output of the last and of those in collect."""
+    collected = {}
+    for i, block in enumerate(blocks):
+        x = block(x, None)
+        if i in collect:  # held on to, a feature of every patch is costly
+            collected[i] = x
+    return x, collected
+
+
+def _run_chosen_frames(
+    blocks: Sequence[nn.Module], x: Tensor, view: View, collect: Collection[int], num_prefix: int
+) -> PrunedFeatures:
+    """Run only the frames that keep a window. Their other windows take part until the end."""
+    keep, scores = choose(view)
+    kept_of = kept_evenly(view.frames_per_video, view.shape[1], view.config.prune_ratio)
+    frames = torch.tensor([f for f, kept in enumerate(kept_of) if kept])
+    packing = plan_survivors(keep, view.config, view.frames_per_video, view.grid, num_prefix, len(frames))
+    _, hidden = run_dense(blocks, x.index_select(0, frames.to(x.device, non_blocking=True)), collect)
+    run_as = keep.any(1).cumsum(0) - 1  # (F,), the number of each frame among those that run
+    tokens = x.shape[1]
+    places = run_as[packing.index // tokens] * tokens + packing.index % tokens
+    collected = {i: out.flatten(0, 1).index_select(0, places) for i, out in hidden.items()}
+    return PrunedFeatures(collected, packing, keep, scores, view.features)
+
+
+def _owners(view: View, rounds: int) -> Tensor:
+    config = view.config
+    sizes = (view.frames_per_video, view.grid, view.pool_width, config.prune_ratio)
+    return match_windows(view.features.detach(), *sizes, rounds)
+
+
+def _stayed(owner: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """(F, W) bool, windows that merged into none, and the same as numbers."""
+    keep = (owner == torch.arange(len(owner), device=owner.device)).view(view.shape)
+    return keep, keep.float()
+
+
+def _merge(x: Tensor, owner: Tensor, view: View, num_prefix: int) -> Tensor:
+    merged = merge(x[:, num_prefix:], owner, view.grid, view.pool_width)
+    return torch.cat([x[:, :num_prefix], merged], 1) if num_prefix else merged
 
 
 def key_bias(
@@ -123,9 +171,8 @@ def key_bias(
     """(F, W) -> (F, R + N), 0 on prefix tokens and on videos that lose nothing; None for unlearned policies."""
     if config.policy != "scorer":
         return None
-    bias = attention_bias(
-        scores, frames_per_video, config.pool_width, config.bias_floor, config.bias_norm, grid
-    )
+    shape = (config.bias_floor, config.bias_norm, grid, config.bias_range)
+    bias = attention_bias(scores, frames_per_video, config.pool_width, *shape)
     drops = drops_per_video(frames_per_video, scores.shape[1], config.prune_ratio)
     whole = [drop == 0 for drop, frames in zip(drops, frames_per_video, strict=True) for _ in range(frames)]
     if any(whole):
@@ -134,12 +181,22 @@ def key_bias(
 
 
 def plan_survivors(
-    keep: Tensor, config: STTSConfig, frames_per_video: Sequence[int], grid: Grid, num_prefix: int
+    keep: Tensor,
+    config: STTSConfig,
+    frames_per_video: Sequence[int],
+    grid: Grid,
+    num_prefix: int,
+    num_run: int | None = None,
 ) -> Packing:
-    """Pack the patches of kept windows and all prefix tokens; sizes come from (T, W, ratio), never the device."""
+    """Pack the patches of kept windows and the prefix tokens; sizes come from (T, W, ratio), never the device.
+
+    num_run: how many frames keep a window, where the others' prefix tokens go too; None: all prefix tokens stay.
+    """
     frames, windows = keep.shape
     p2, patches = config.pool_width**2, grid[0] * grid[1]
+    prefix = torch.ones_like(keep[:, :1]) if num_run is None else keep.any(1, keepdim=True)
+    run = frames if num_run is None else num_run
     kept = keep.numel() - sum(drops_per_video(frames_per_video, windows, config.prune_ratio))
-    filler = frames * (windows * p2 - patches)  # cells of a padded grid hold no patch
-    tokens = F.pad(spread(keep, grid, config.pool_width), (num_prefix, 0), value=True)
-    return plan_packing(tokens, min(kept * p2, frames * patches) + frames * num_prefix, filler)
+    filler = run * (windows * p2 - patches)  # cells of a padded grid hold no patch
+    tokens = torch.cat([prefix.expand(-1, num_prefix), spread(keep, grid, config.pool_width)], 1)
+    return plan_packing(tokens, min(kept * p2, run * patches) + run * num_prefix, filler)

@@ -88,7 +88,7 @@ def _open_model_file(path: Path) -> Weights:
 
 def _open_sharded(folder: Path) -> Weights:
     """Reads through torch's own planner: any number of shards, written on any number of devices."""
-    reader = _Reader(folder)
+    reader = ShardReader(folder)
     entries = reader.read_metadata().state_dict_metadata
     tensors = {name: entry for name, entry in entries.items() if hasattr(entry, "size")}
     prefix = "model." if any(name.startswith("model.") for name in tensors) else ""  # beside optim.
@@ -107,7 +107,7 @@ def _open_sharded(folder: Path) -> Weights:
     return Weights({name: tuple(entry.size) for name, entry in tensors.items()}, read)
 
 
-class _Reader(dcp.FileSystemReader):
+class ShardReader(dcp.FileSystemReader):
     """torch's, except that .metadata is read once, and with no more trust than tensors are."""
 
     def __init__(self, folder: Path) -> None:

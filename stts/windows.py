@@ -78,6 +78,14 @@ def to_windows(x: Tensor, grid: Grid, pool_width: int) -> Tensor:
     return rearrange(x, "f (r p) (c q) d -> f (r c) (p q) d", p=pool_width, q=pool_width)
 
 
+def from_windows(x: Tensor, grid: Grid, pool_width: int) -> Tensor:
+    """Inverse of to_windows: (F, W, p * p, D) -> (F, N, D), what stands in the padding left out."""
+    rows, _ = window_grid(grid, pool_width)
+    x = rearrange(x, "f (r c) (p q) d -> f (r p) (c q) d", r=rows, p=pool_width)
+    left, _, top, _ = _padding(grid, pool_width)
+    return rearrange(x[:, top : top + grid[0], left : left + grid[1]], "f h w d -> f (h w) d")
+
+
 def spread(x: Tensor, grid: Grid, pool_width: int) -> Tensor:
     """Give every patch the value of its window: (F, W) -> (F, N)."""
     rows, _ = window_grid(grid, pool_width)

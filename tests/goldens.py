@@ -13,7 +13,7 @@ from stts.config import STTSConfig
 from stts.molmo2_backbone import STTSVisionModel
 from stts.scorer import STTSScorer
 
-_FOLDER = Path(__file__).parent / "data" / "goldens"
+FOLDER = Path(__file__).parent / "data" / "goldens"
 _NAMES = {
     "transformer.resblocks.": "layers.",
     ".attention.wq": ".self_attn.q_proj",
@@ -25,16 +25,35 @@ _NAMES = {
     ".attention_norm": ".layer_norm1",
     ".ffn_norm": ".layer_norm2",
 }
+_SCORER_NAMES = {
+    "patch_token_pooler.wq": "pooling.q_proj",
+    "patch_token_pooler.wk": "pooling.k_proj",
+    "patch_token_pooler.wv": "pooling.v_proj",
+    "patch_token_pooler.wo": "pooling.o_proj",
+    "mlp.w1": "fc1",
+    "mlp.w2": "fc2",
+    "mlp.w3": "fc3",
+}
 PUBLISHED_SCORER = "transformer.temporal_token_scorer."
 
 
 @cache
 def golden(name: str) -> dict[str, Tensor]:
-    return load_file(_FOLDER / f"{name}.safetensors")
+    return load_file(FOLDER / f"{name}.safetensors")
 
 
 def case(name: str, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix + "/"): v for k, v in golden(name).items() if k.startswith(prefix + "/")}
+
+
+def our_name(name: str) -> str:
+    """A parameter's published name -> its name in the ViT of golden_vit."""
+    if name.startswith(PUBLISHED_SCORER):
+        for old, new in _SCORER_NAMES.items():
+            name = name.replace(PUBLISHED_SCORER + old, "scorer." + new)
+    for old, new in _NAMES.items():
+        name = name.replace(old, new)
+    return name
 
 
 def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> STTSVisionModel:
@@ -58,9 +77,7 @@ def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> STTSVisi
     vit = STTSVisionModel(config, settings)
     scorer = {k: v for k, v in weights.items() if k.startswith(PUBLISHED_SCORER)}
     vit.scorer = STTSScorer.from_published(scorer, heads)
-    host = {k: v for k, v in weights.items() if k not in scorer}
-    for old, new in _NAMES.items():
-        host = {k.replace(old, new): v for k, v in host.items()}
+    host = {our_name(k): v for k, v in weights.items() if k not in scorer}
     missing, unexpected = vit.load_state_dict(host, strict=False)
     assert not unexpected
     assert all(k.startswith("scorer.") for k in missing)

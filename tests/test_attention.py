@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from molmo2_factory import make_inputs
+from test_molmo2 import build
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from stts.attention import biased_attention, ragged_attention
-from stts.packing import plan_packing
+from stts import STTSConfig, insert_stts
+from stts.attention import biased_attention, choose_backend, describe_attention, ragged_attention
+from stts.packing import Packing, plan_packing
 
 
 @pytest.mark.parametrize("head_dim", [8, 12, 72])
@@ -22,10 +29,11 @@ def test_bias_channel_equals_a_mask(head_dim):
     torch.testing.assert_close(grads, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_bias_channel_keeps_its_precision_in_bfloat16():
+@pytest.mark.parametrize("learned", [True, False])  # through the channels, and through the CPU's mask
+def test_the_bias_keeps_its_precision_in_bfloat16(learned):
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 50, 72) for _ in range(3))
-    bias = -2 * torch.rand(1, 50)
+    bias = (-2 * torch.rand(1, 50)).requires_grad_(learned)
     exact = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None, None], scale=72**-0.5)
     half = [x.bfloat16() for x in (q, k, v)]
     masked = F.scaled_dot_product_attention(
@@ -35,43 +43,150 @@ def test_bias_channel_keeps_its_precision_in_bfloat16():
     assert (ours - exact).abs().max() <= 1.5 * (masked - exact).abs().max()
 
 
-@pytest.mark.parametrize("backend", ["loop", "bins"])
-def test_backends_attend_within_frames(backend):
-    torch.manual_seed(0)
-    keep = torch.rand(5, 9) < 0.5
-    keep[0], keep[2] = True, False  # a whole frame and an empty one
-    packing = plan_packing(keep, int(keep.sum()))
-    q, k, v = (torch.randn(2, int(keep.sum()), 8, requires_grad=True) for _ in range(3))
-    out = ragged_attention(q, k, v, packing, 0.35, backend)
-    start, expected = 0, []
-    for length in keep.sum(1).tolist():
+def frame_by_frame(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float) -> Tensor:
+    """Explicit softmax within each frame."""
+    start, out = 0, []
+    for length in lengths:
         part = slice(start, start + length)
-        weights = (q[:, part] @ k[:, part].transpose(1, 2) * 0.35).softmax(-1)
-        expected.append(weights @ v[:, part])
+        weights = (q[:, part] @ k[:, part].transpose(1, 2) * scaling).softmax(-1)
+        out.append(weights @ v[:, part])
         start += length
-    expected = torch.cat(expected, 1)
+    return torch.cat(out, 1)
+
+
+def ragged(frames: int, patches: int, head_dim: int, device: str = "cpu") -> tuple[Packing, list[Tensor]]:
+    """A whole frame, an empty one and others half kept: their packing, and q, k, v of 2 heads."""
+    torch.manual_seed(0)
+    keep = torch.rand(frames, patches) < 0.5
+    keep[0], keep[2] = True, False
+    kept = int(keep.sum())
+    inputs = [torch.randn(2, kept, head_dim, device=device, requires_grad=True) for _ in range(3)]
+    return plan_packing(keep.to(device), kept), inputs
+
+
+@pytest.fixture
+def slow_flash(monkeypatch):
+    """FlashAttention's varlen function in plain torch, where transformers would import the real one."""
+    calls = []
+
+    def varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale, causal):
+        lengths = cu_seqlens_q.diff().tolist()
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert cu_seqlens_q.dtype == torch.int32
+        assert max(lengths) <= max_seqlen_q == max_seqlen_k
+        assert not causal
+        assert all(x.is_contiguous() for x in (q, k, v))
+        calls.append(lengths)
+        inputs = (x.transpose(0, 1) for x in (q, k, v))
+        return frame_by_frame(*inputs, lengths, softmax_scale).transpose(0, 1)
+
+    def lazy_import(implementation):
+        assert implementation == "flash_attention_2"
+        return (None, varlen, None, None, None), (None, None)
+
+    monkeypatch.setattr("stts.attention.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("stts.attention.is_flash_attn_3_available", lambda: False)
+    monkeypatch.setattr("stts.attention.lazy_import_flash_attention", lazy_import)
+    return calls
+
+
+@pytest.mark.parametrize("backend", ["loop", "bins", "flash"])
+def test_backends_attend_within_frames(backend, slow_flash):
+    packing, inputs = ragged(5, 9, 8)
+    out = ragged_attention(*inputs, packing, 0.35, backend)
+    expected = frame_by_frame(*inputs, packing.lengths(), 0.35)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     cotangent = torch.randn_like(out)
     torch.testing.assert_close(
-        torch.autograd.grad(out, (q, k, v), cotangent),
-        torch.autograd.grad(expected, (q, k, v), cotangent),
+        torch.autograd.grad(out, inputs, cotangent),
+        torch.autograd.grad(expected, inputs, cotangent),
         rtol=1e-5,
         atol=1e-5,
     )
+    assert len(slow_flash) == (backend == "flash")
+
+
+def test_flex_attends_within_frames():
+    packing, inputs = ragged(6, 81, 12)  # K = 243, two blocks
+    with torch.no_grad():
+        out = ragged_attention(*inputs, packing, 0.35, "flex")
+    expected = frame_by_frame(*inputs, packing.lengths(), 0.35)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="no backward on a CPU: there take attention=loop"):
+        ragged_attention(*inputs, packing, 0.35, "flex")
+
+
+def test_backends_differ_in_bfloat16_no_more_than_rounding_does(slow_flash):
+    packing, inputs = ragged(5, 81, 72)
+    cotangent = torch.randn_like(inputs[0])
+
+    def run(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        cast = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        out = attend(*cast)
+        return [x.float() for x in (out, *torch.autograd.grad(out, cast, cotangent.to(dtype)))]
+
+    exact = run(lambda *x: frame_by_frame(*x, packing.lengths(), 72**-0.5), torch.float32)
+    errors = {}
+    for name in ("loop", "bins", "flash"):
+        found = run(lambda *x, name=name: ragged_attention(*x, packing, 72**-0.5, name), torch.bfloat16)
+        errors[name] = [(x - y).detach().abs().max().item() for x, y in zip(found, exact, strict=True)]
+    for name, found in errors.items():
+        assert all(x <= 2 * y for x, y in zip(found, errors["loop"], strict=True)), name
+    with torch.no_grad():
+        half = [x.bfloat16() for x in inputs]
+        flex = ragged_attention(*half, packing, 72**-0.5, "flex").float()
+    assert (flex - exact[0]).abs().max() <= 2 * errors["loop"][0]
+
+
+def test_the_whole_model_is_the_same_on_every_backend(slow_flash):
+    inputs = make_inputs([[4], [7]])
+    labels = inputs["input_ids"].masked_fill(inputs["mm_token_type_ids"] == 1, -100)
+
+    def run(backend: str) -> tuple[Tensor, dict[str, Tensor]]:
+        model = build(attention=backend).train()
+        out = model(**inputs, labels=labels)
+        out.loss.backward()
+        return out.logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    logits, gradients = run("loop")
+    for backend in ("bins", "flash"):
+        ours, found = run(backend)
+        torch.testing.assert_close(ours, logits, rtol=1e-5, atol=1e-5)
+        for name, gradient in gradients.items():
+            assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+    with torch.no_grad():
+        flex = build(attention="flex").train()(**inputs).logits
+    torch.testing.assert_close(flex, logits, rtol=1e-5, atol=1e-5)
+
+
+def test_flash_attention_that_is_not_there_says_so(monkeypatch):
+    for version in (2, 3):
+        monkeypatch.setattr(f"stts.attention.is_flash_attn_{version}_available", lambda: False)
+    packing, inputs = ragged(3, 9, 8)
+    with pytest.raises(ValueError, match="neither FlashAttention 2 nor 3 can be used here"):
+        ragged_attention(*inputs, packing, 0.35, "flash")
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["loop", "varlen", "flex", "bins", "flash"])
 @pytest.mark.parametrize("head_dim", [64, 72])
-def test_varlen_agrees_with_the_loop(head_dim):
-    torch.manual_seed(0)
-    keep = (torch.rand(12, 81) < 0.5).cuda()
-    packing = plan_packing(keep, int(keep.sum()))
-    q, k, v = (torch.randn(4, int(keep.sum()), head_dim, device="cuda") for _ in range(3))
-    exact = ragged_attention(q, k, v, packing, head_dim**-0.5, "loop")
-    half = [x.bfloat16() for x in (q, k, v)]
-    loop = ragged_attention(*half, packing, head_dim**-0.5, "loop").float()
-    varlen = ragged_attention(*half, packing, head_dim**-0.5, "varlen").float()
-    assert (varlen - exact).abs().max() <= 2 * (loop - exact).abs().max()
+def test_every_backend_agrees_on_a_gpu(backend, head_dim):
+    if backend == "flash":
+        pytest.importorskip("flash_attn")
+    packing, inputs = ragged(12, 729, head_dim, "cuda")
+    cotangent = torch.randn_like(inputs[0])
+
+    def run(inputs: list[Tensor], backend: str) -> list[Tensor]:
+        out = ragged_attention(*inputs, packing, head_dim**-0.5, backend)
+        return [x.float() for x in (out, *torch.autograd.grad(out, inputs, cotangent.to(out.dtype)))]
+
+    exact = run([x.detach().double().requires_grad_() for x in inputs], "loop")
+    half = [x.detach().bfloat16().requires_grad_() for x in inputs]
+    for ours, loop, truth in zip(run(half, backend), run(half, "loop"), exact, strict=True):
+        assert (ours - truth).abs().max() <= 2 * (loop - truth).abs().max()
+    if backend in ("flex", "bins"):  # the others take half precision alone
+        for ours, truth in zip(run(inputs, backend), exact, strict=True):
+            torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_backend_is_named():
@@ -79,3 +194,62 @@ def test_unknown_backend_is_named():
     x = torch.zeros(1, 2, 4)
     with pytest.raises(ValueError, match="attention is 'magic'"):
         ragged_attention(x, x, x, packing, 1.0, "magic")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bias_channel_agrees_with_a_mask_on_a_gpu(dtype):
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 4, 729, 72, device="cuda", requires_grad=True) for _ in range(3)]
+    bias = -2 * torch.rand(3, 729, device="cuda")
+    bias.requires_grad_()
+    cotangent = torch.randn_like(inputs[0])
+
+    def run(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        cast = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        out = attend(*cast)
+        return [x.double() for x in (out, *torch.autograd.grad(out, (*cast, bias), cotangent.to(dtype)))]
+
+    def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = bias[:, None, None].to(q.dtype).expand(-1, -1, q.shape[2], -1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=72**-0.5)
+
+    exact, theirs = run(masked, torch.float64), run(masked, dtype)
+    ours = run(lambda *x: biased_attention(*x, bias, 72**-0.5), dtype)
+    for found, mask, truth in zip(ours, theirs, exact, strict=True):
+        assert (found - truth).abs().max() <= 3 * (mask - truth).abs().max() + 1e-5
+
+
+def test_what_attends_is_described(monkeypatch):
+    for version in (2, 3):
+        monkeypatch.setattr(f"stts.attention.is_flash_attn_{version}_available", lambda: False)
+    model = build(attention="bins")
+    expected = "ViT sdpa, biased block sdpa, ragged blocks bins, LLM sdpa"
+    assert describe_attention(model) == expected
+    with torch.no_grad():
+        model(**make_inputs([[4]]))  # which reroutes the ViT's attention
+    assert describe_attention(model) == expected
+    model.stts = model.stts.replace(attention="auto")
+    model.set_attn_implementation({"text_config": "eager"})
+    words = "ragged blocks loop (auto: torch.float32 on cpu), LLM eager"
+    assert describe_attention(model).endswith(words)
+    host = insert_stts(
+        SiglipVisionModel(SiglipVisionConfig(hidden_size=24, num_attention_heads=2)), STTSConfig()
+    )
+    assert describe_attention(host).endswith("ragged blocks loop (auto: torch.float32 on cpu)")
+    host.stts = host.stts.replace(attention="flash")
+    with pytest.raises(ValueError, match="neither FlashAttention 2 nor 3"):
+        describe_attention(host)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "backend"),
+    [
+        ("cpu", torch.bfloat16, "loop"),
+        ("cuda", torch.bfloat16, "varlen"),
+        ("cuda", torch.float16, "varlen"),
+        ("cuda", torch.float32, "bins"),
+    ],
+)
+def test_auto_follows_device_and_dtype(device, dtype, backend):
+    assert choose_backend(torch.device(device), dtype) == backend

@@ -8,7 +8,7 @@ from stts import STTSConfig
 
 
 def test_survives_json():
-    config = STTSConfig(prune_ratio=0.3, scorer_hidden_dims=(96, 48), policy="temporal")
+    config = STTSConfig(prune_ratio=0.3, scorer_hidden_dims=(96, 48), policy="temporal", score_noise=0.5)
     assert STTSConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -21,6 +21,8 @@ def test_survives_json():
         ("pool_width", 0),
         ("policy", "magic"),
         ("aux_loss_weight", -1),
+        ("score_noise", -0.5),
+        ("reference_threshold", 1.5),
         ("bias_floor", 0),
         ("bias_norm", "column"),
         ("position_ids", "new"),
@@ -32,6 +34,11 @@ def test_values_out_of_range_are_named(field, value):
         STTSConfig(**{field: value})
     with pytest.raises(ValueError, match=f"{field} is {value!r}"):
         STTSConfig().replace(**{field: value})
+
+
+def test_merging_and_putting_back_exclude_each_other():
+    with pytest.raises(ValueError, match="put_back is True, must be False under policy tome"):
+        STTSConfig(policy="tome", put_back=True)
 
 
 def test_unknown_settings_are_named():

@@ -19,9 +19,9 @@ from stts.windows import window_index
 ROWS = [[4], [7], []]  # a video a row, and a row of text
 
 
-def build(seed: int = 0, **stts) -> STTSMolmo2ForConditionalGeneration:
+def build(seed: int = 0, grid: int = 6, **stts) -> STTSMolmo2ForConditionalGeneration:
     torch.manual_seed(seed)
-    config = tiny_config()
+    config = tiny_config(grid)
     config.stts = STTSConfig(**stts).to_dict()
     return STTSMolmo2ForConditionalGeneration(config).eval()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import PUBLISHED_SCORER, case, golden, golden_vit
+from goldens import PUBLISHED_SCORER, case, golden, golden_vit, our_name
 from torch import nn
 
 from stts.config import STTSConfig
@@ -93,20 +93,10 @@ def test_gradient_of_the_auxiliary_loss_as_published():
 
 
 def scorer_gradients(vit: STTSVisionModel) -> dict[str, torch.Tensor]:
-    names = {
-        "patch_token_pooler.wq": vit.scorer.pooling.q_proj,
-        "patch_token_pooler.wk": vit.scorer.pooling.k_proj,
-        "patch_token_pooler.wv": vit.scorer.pooling.v_proj,
-        "patch_token_pooler.wo": vit.scorer.pooling.o_proj,
-        "mlp.w1": vit.scorer.fc1,
-        "mlp.w2": vit.scorer.fc2,
-        "mlp.w3": vit.scorer.fc3,
-    }
-    return {
-        f"{PUBLISHED_SCORER}{name}.{part}": getattr(linear, part).grad
-        for name, linear in names.items()
-        for part in ("weight", "bias")
-    }
+    """By published name."""
+    gradients = {name: p.grad for name, p in vit.named_parameters()}
+    names = (k for k in golden("vit_weights_small") if k.startswith(PUBLISHED_SCORER))
+    return {name: gradients[our_name(name)] for name in names}
 
 
 def test_without_a_floor_below_one_no_gradient_reaches_the_scorer():

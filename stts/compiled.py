@@ -1,0 +1,23 @@
+"""torch.compile, a layer at a time: layers of a stack share their code, so little is compiled however deep it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+VARIANTS = 64
+"""Times one function may be compiled: all layers of ViT and LLM run through the same one of transformers: dense,
+biased or ragged, with one example or several, recomputed or not. Past torch's own 8 they would run uncompiled."""
+
+
+def compile_layers(model: nn.Module, backend: str | Callable = "inductor") -> None:
+    """Compile every ViT block and LLM layer of an STTSMolmo2ForConditionalGeneration, in place, for any batch size.
+
+    What is compiled is each layer's own forward: names of weights do not change, and hooks stay outside. To be
+    called after sharding, which changes a layer's class.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    for layer in (*model.model.vision_tower.layers, *model.model.language_model.layers):
+        layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
