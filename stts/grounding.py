@@ -12,6 +12,7 @@ A label is the number of a word among those of its kind, the number of words for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from .data.events import SLOT_SECONDS
 from .data.evidence import evidence_windows
 from .data.processing import IGNORE
-from .data.questions import SLOT_SECONDS, TIMES, VALUES
+from .data.questions import TIMES, VALUES, third_of
 
 Event = Mapping[str, Any]
 """{"colour", "shape", "start", "end", "box"} of a generated clip's row."""
@@ -60,10 +62,11 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Tensor:
 
 
 def describe(event: Event, num_slots: int) -> dict[str, int]:
-    """Kind -> number of the word that is true of an event in a clip of so many slots."""
-    slot = round((event["start"] + event["end"]) / 2 / SLOT_SECONDS)
+    """Kind -> number of the word that is true of an event in a clip of so many slots; IGNORE: none is."""
+    slot = math.ceil(event["start"] / SLOT_SECONDS)
+    brief = event["end"] - event["start"] <= SLOT_SECONDS
     labels = {kind: words.index(event[kind]) for kind, words in VALUES.items()}
-    return labels | {"time": (slot - 1) * len(TIMES) // (num_slots - 1)}
+    return labels | {"time": TIMES.index(third_of(slot, num_slots)) if brief else IGNORE}
 
 
 def window_labels(

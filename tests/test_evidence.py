@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts.data.evidence import evidence_windows
+from stts.data.evidence import evidence_items, evidence_recall, evidence_scores, evidence_windows
 
 
 def one(start: float, end: float, box: list[float]) -> list[dict]:
@@ -85,3 +86,32 @@ def test_marks_windows_that_share_an_area(x: list[float], y: list[float], rows: 
 def test_refuses_empty_or_outside(bad: list[dict]) -> None:
     with pytest.raises(ValueError, match="evidence is"):
         evidence_windows(bad, [0.0], 2, 2)
+
+
+BRIEF = {"start": 0.75, "end": 1.25, "box": [0, 0, 0.3, 0.3]}  # window 0 of frame 2
+LASTING = {"start": 0.0, "end": 9.0, "box": [0.4, 0, 0.9, 0.3]}  # windows 1 and 2 of all four frames
+TIMES = np.arange(4) / 2
+
+
+def test_recall_counts_lasting_evidence_once() -> None:
+    items, keep = evidence_items([BRIEF, LASTING], TIMES, 3, 3), np.zeros((4, 9), dtype=bool)
+    assert evidence_recall(items, keep) == 0
+    keep[3, 1] = keep[0, 1] = True
+    assert evidence_recall(items, keep) == pytest.approx(1 / 3)
+    keep[2, 0] = True
+    assert evidence_recall(items, keep) == pytest.approx(2 / 3)
+    assert evidence_recall(items, np.ones_like(keep)) == 1
+    late = BRIEF | {"start": 7.0, "end": 7.5}  # in no sampled frame
+    for nothing in ([], [late]):
+        assert evidence_recall(evidence_items(nothing, TIMES, 3, 3), keep) is None
+
+
+def test_scores_of_an_oracle_prefer_brief_evidence() -> None:
+    scores = evidence_scores(evidence_items([LASTING, BRIEF], TIMES, 3, 3))
+    assert (scores.shape, scores.dtype) == ((4, 9), np.float32)
+    assert scores[2, 0] == 1
+    assert (scores[:, 1:3] == 0.25).all()
+    assert scores.sum() == 1 + 8 * 0.25
+    none = evidence_scores(evidence_items([], TIMES, 3, 3))
+    assert none.shape == (4, 9)
+    assert not none.any()

@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collator import Collator
-    from .datasets import VideoQADataset
+    from .datasets import Mixture, VideoQADataset, training_data
     from .decode import VideoError
     from .processing import VideoProcessor
     from .prompts import multiple_choice_prompt
-    from .spec import DataSpec, load_data
+    from .spec import DataSpec, load_data, prepare_data
     from .video import Clip, read_video, write_video
 
 __all__ = [
     "Clip",
     "Collator",
     "DataSpec",
+    "Mixture",
     "VideoError",
     "VideoProcessor",
     "VideoQADataset",
     "load_data",
     "multiple_choice_prompt",
+    "prepare_data",
     "read_video",
+    "training_data",
     "write_video",
 ]
 
@@ -31,12 +34,15 @@ _HOME = {
     "Clip": "video",
     "Collator": "collator",
     "DataSpec": "spec",
+    "Mixture": "datasets",
     "VideoError": "decode",
     "VideoProcessor": "processing",
     "VideoQADataset": "datasets",
     "load_data": "spec",
     "multiple_choice_prompt": "prompts",
+    "prepare_data": "spec",
     "read_video": "video",
+    "training_data": "datasets",
     "write_video": "video",
 }
 

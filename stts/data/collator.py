@@ -1,4 +1,4 @@
-"""Examples -> one batch: a row per example, or several packed in a row up to a budget of surviving tokens."""
+"""Examples -> one batch: a row per example, or several in a row, up to budgets of surviving tokens and frames."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..layout import BatchLayout
 from ..selection import num_dropped
+from .fit import Budget, Size, decreasing, first_fit
 from .processing import IGNORE
 
 Example = dict[str, Any]
@@ -20,20 +21,37 @@ class Collator:
     """Batches the processor's examples, padded on the right.
 
     pad_token_id: what fills input_ids. prune_ratio: the model's, assignable later: it decides how much of an
-    example counts against the budget. max_tokens: budget of a row in tokens that survive pruning; None leaves
-    every example a row of its own.
+    example counts against the budget. max_tokens: budget of a row in tokens that survive pruning; max_frames: in
+    frames; None for both leaves every example a row of its own. loss_weight: "token" (each supervised token
+    counts the same) or "example" (each example does).
 
     Packing is first-fit decreasing over the examples of the batch and depends on nothing else.
     """
 
-    def __init__(self, pad_token_id: int, prune_ratio: float = 0.0, max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        pad_token_id: int,
+        prune_ratio: float = 0.0,
+        max_tokens: int | None = None,
+        max_frames: int | None = None,
+        loss_weight: str = "token",
+    ) -> None:
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio is {prune_ratio}, must be in [0, 1)")
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError(f"max_tokens is {max_tokens}, must be at least 1, or null for no packing")
+        for name, value in (("max_tokens", max_tokens), ("max_frames", max_frames)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, must be at least 1, or null for no packing")
+        if loss_weight not in ("token", "example"):
+            raise ValueError(f"loss_weight is {loss_weight!r}, must be token or example")
         self.pad_token_id = pad_token_id
         self.prune_ratio = prune_ratio
-        self.max_tokens = max_tokens
+        self.budget = Budget(max_tokens, max_frames)
+        self.loss_weight = loss_weight
+
+    @property
+    def packs(self) -> bool:
+        """Whether examples share rows."""
+        return self.budget != Budget()
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """One batch.
@@ -41,48 +59,61 @@ class Collator:
         Returns input_ids, labels, mm_token_type_ids and attention_mask, all (B, L) int64; "layout", a
         BatchLayout; "ids" of the examples, row by row. With videos also pixel_values_videos (F, N, values)
         uint8, video_token_pooling (sum T*W, p*p) int64 patches of all F frames, -1 = none, and video_grids
-        (V, 3) int64, in the order of their placeholders, row by row. When packing also position_ids (B, L),
-        from 0 in each example, and sequence_ids (B, L), the example's number in its row, -1 = padding.
+        (V, 3) int64, in the order of their placeholders, row by row; window_scores (F, W) if all videos have
+        them. When packing also position_ids (B, L),
+        from 0 in each example, and sequence_ids (B, L), the example's number in its row, -1 = padding. With
+        loss_weight="example" also loss_weights (B, L) float32, which add up to 1 over each example.
 
         Raises ValueError, naming the id, for an example over the budget or with frames of another size.
         """
         if not examples:
             raise ValueError("a batch needs at least one example")
         examples = [{"id": str(i)} | example for i, example in enumerate(examples)]
-        rows = [[example] for example in examples] if self.max_tokens is None else self._pack(examples)
+        return self.lay_out(self._pack(examples) if self.packs else [[example] for example in examples])
+
+    def lay_out(self, rows: list[list[Example]]) -> dict[str, Any]:
+        """The batch of examples that have their rows already: as __call__, which asks no one."""
         batch = self._text(rows)
-        if self.max_tokens is not None:
+        if self.packs:
             batch |= _sequences(rows)
+        if self.loss_weight == "example":
+            batch["loss_weights"] = _pad(
+                [torch.cat([_loss_weights(example["labels"]) for example in row]) for row in rows], 0
+            )
         batch |= _videos([example for row in rows for example in row])
         batch["layout"] = _layout(rows)
         batch["ids"] = [str(example["id"]) for row in rows for example in row]
         return batch
 
-    def kept_length(self, example: Example) -> int:
-        """Tokens of an example that survive pruning."""
-        return len(example["input_ids"]) - sum(
-            num_dropped(frames, height * width, self.prune_ratio) for frames, height, width in _grids(example)
+    def size(self, example: Example) -> Size:
+        """Tokens of an example that survive pruning, and its frames."""
+        grids = _grids(example)
+        dropped = sum(
+            num_dropped(frames, height * width, self.prune_ratio) for frames, height, width in grids
         )
+        return Size(len(example["input_ids"]) - dropped, sum(frames for frames, _, _ in grids))
+
+    def refuse(self, example: Example) -> None:
+        """Raises ValueError naming an example that no row can hold."""
+        size, budget = self.size(example), self.budget
+        if budget.tokens is not None and size.tokens > budget.tokens:
+            raise ValueError(
+                f"example {example['id']!r} keeps {size.tokens} tokens, more than max_tokens {budget.tokens}: "
+                "raise max_tokens or prune_ratio, or take fewer frames"
+            )
+        if budget.frames is not None and size.frames > budget.frames:
+            raise ValueError(
+                f"example {example['id']!r} has {size.frames} frames, more than max_frames {budget.frames}: "
+                "raise max_frames, or take fewer frames"
+            )
 
     def _pack(self, examples: Sequence[Example]) -> list[list[Example]]:
         """First-fit decreasing. Rows, and the examples in each, keep the order they came in."""
-        lengths = [self.kept_length(example) for example in examples]
-        rows: list[list[int]] = []
-        room: list[int] = []
-        for i in sorted(range(len(examples)), key=lambda i: -lengths[i]):
-            if lengths[i] > self.max_tokens:
-                raise ValueError(
-                    f"example {examples[i]['id']!r} keeps {lengths[i]} tokens, more than max_tokens "
-                    f"{self.max_tokens}: raise max_tokens or prune_ratio, or take fewer frames"
-                )
-            row = next((r for r, free in enumerate(room) if lengths[i] <= free), None)
-            if row is None:
-                row = len(rows)
-                rows.append([])
-                room.append(self.max_tokens)
-            rows[row].append(i)
-            room[row] -= lengths[i]
-        return [[examples[i] for i in row] for row in sorted(sorted(row) for row in rows)]
+        for example in examples:
+            self.refuse(example)
+        sizes = [self.size(example) for example in examples]
+        rows = first_fit(sizes, decreasing(sizes, self.budget), self.budget, len(examples))
+        return [[examples[i] for i in row] for row in rows]
 
     def _text(self, rows: list[list[Example]]) -> dict[str, Tensor]:
         fill = {"input_ids": self.pad_token_id, "labels": IGNORE, "mm_token_type_ids": 0}
@@ -97,6 +128,13 @@ class Collator:
 
 def _pad(rows: list[Tensor], value: int) -> Tensor:
     return pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def _loss_weights(labels: Tensor) -> Tensor:
+    """One example's share of each token that is predicted: the first never is."""
+    supervised = (labels != IGNORE).float()
+    supervised[0] = 0
+    return supervised / supervised.sum().clamp(min=1)
 
 
 def _sequences(rows: list[list[Example]]) -> dict[str, Tensor]:
@@ -122,10 +160,11 @@ def _videos(examples: list[Example]) -> dict[str, Tensor]:
             )
         pooling.append(torch.where(index >= 0, index + num_patches, index))
         num_patches += pixels.shape[0] * pixels.shape[1]
+    keys = ["pixel_values_videos", "video_grids"]
+    keys += ["window_scores"] if all("window_scores" in example for example in examples) else []
     return {
-        "pixel_values_videos": torch.cat([example["pixel_values_videos"] for example in examples]),
         "video_token_pooling": torch.cat(pooling),
-        "video_grids": torch.cat([example["video_grids"] for example in examples]),
+        **{key: torch.cat([example[key] for example in examples]) for key in keys},
     }
 
 

@@ -1,14 +1,21 @@
-"""The torch Dataset over one file of video-QA examples."""
+"""The torch Datasets of training: one file of video-QA examples, and mixtures of several."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
+from .evidence import evidence_items, evidence_scores
+from .guarded import GuardedReader
 from .processing import VideoProcessor
+from .rowfile import RowFile
 from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
 from .spec import DataPaths, DataSpec, load_data
 from .video import Clip, read_video
@@ -16,21 +23,25 @@ from .video import Clip, read_video
 __all__ = [
     "DataPaths",
     "DataSpec",
+    "Mixture",
     "VideoQADataset",
     "answer_index",
     "load_data",
     "read_jsonl",
     "resolve_video",
     "row_messages",
+    "training_data",
 ]
 
 
 class VideoQADataset(Dataset):
-    """Examples of one JSONL file, decoded and processed when asked for.
+    """Examples of one JSONL file, decoded and processed when asked for; the file itself stays on disk.
 
     annotations: the JSONL file; root: folder of the videos, by default that of the file; frames: at most so
-    many of each clip; max_fps, sampling and backend as in read_video. Every row is checked at once, its video
-    only when it is read. Raises ValueError naming file and line.
+    many of each clip; max_fps, sampling and backend as in read_video; decode_timeout: seconds that reading a video
+    may take (None: any); max_bad_fraction: share of the examples that training may find unreadable and go on.
+    rows: those of the file that count; None: all. Every row is checked at once, its video only when it is read.
+    Raises ValueError naming file and line.
     """
 
     def __init__(
@@ -42,6 +53,9 @@ class VideoQADataset(Dataset):
         max_fps: float = 2.0,
         sampling: str = "time",
         backend: str = "auto",
+        decode_timeout: float | None = None,
+        max_bad_fraction: float = 0.0,
+        rows: RowFile | None = None,
     ) -> None:
         if frames < 1:
             raise ValueError(f"frames is {frames}, must be at least 1")
@@ -50,27 +64,42 @@ class VideoQADataset(Dataset):
         self.processor = processor
         self.frames, self.max_fps = frames, max_fps
         self.sampling, self.backend = sampling, backend
-        self.lines, self.rows = checked_rows(self.annotations)
+        self.read = GuardedReader(decode_timeout) if decode_timeout is not None else read_video
+        self.max_bad_fraction = max_bad_fraction
+        self.rows = checked_rows(self.annotations) if rows is None else rows
+        self.lines = self.rows.lines
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The processor's tensors and "id" (str). Raises VideoError, a ValueError, for a broken video."""
-        row = self.rows[index]
-        clip = None if row["video"] is None else self._read_clip(index)
-        try:
-            return self.processor(row_messages(row), clip) | {"id": str(row["id"])}
-        except ValueError as error:
-            raise ValueError(f"{self._place(index)}: {error}") from error
+        """The processor's tensors and "id" (str). Raises VideoError, a ValueError, for a broken video.
 
-    def _read_clip(self, index: int) -> Clip:
+        Where the row records "evidence", also window_scores (T, W) float32, by which policy "given" keeps it.
+        """
         row = self.rows[index]
+        clip = None if row["video"] is None else self.read_clip(index, row)
+        try:
+            example = self.processor(row_messages(row), clip) | {"id": str(row["id"])}
+            if "video_grids" in example and "evidence" in row:
+                sizes = example["video_grids"][0, 1:].tolist()
+                items = evidence_items(row["evidence"], clip.timestamps, *sizes)
+                example["window_scores"] = torch.from_numpy(evidence_scores(items))
+            return example
+        except ValueError as error:
+            raise ValueError(f"{self.name_of(index)}: {error}") from error
+
+    def name_of(self, index: int) -> str:
+        """Where an example stands, for messages: file, line and id."""
+        return f"{self.annotations}:{self.lines[index]} (id {self.rows[index]['id']!r})"
+
+    def read_clip(self, index: int, row: Mapping[str, Any]) -> Clip:
+        """The video of a row."""
         try:
             path = resolve_video(self.root, row["video"])
         except ValueError as error:
-            raise ValueError(f"{self._place(index)}: {error}") from error
-        return read_video(
+            raise ValueError(f"{self.name_of(index)}: {error}") from error
+        return self.read(
             path,
             self.frames,
             max_fps=self.max_fps,
@@ -81,5 +110,69 @@ class VideoQADataset(Dataset):
             sampling=self.sampling,
         )
 
-    def _place(self, index: int) -> str:
-        return f"{self.annotations}:{self.lines[index]} (id {self.rows[index]['id']!r})"
+
+class Mixture(Dataset):
+    """Several datasets in one, numbered through, each with its share of what training draws.
+
+    parts: name -> dataset; weights: name -> share, to any sum, a dataset of which nothing is said counting by its
+    number of examples. Ids become "name/id".
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Dataset],
+        weights: Mapping[str, float | None] | None = None,
+        max_bad_fraction: float = 0.0,
+    ) -> None:
+        if not parts:
+            raise ValueError("a mixture needs at least one dataset")
+        self.names, self.parts = list(parts), list(parts.values())
+        self.sizes = [len(part) for part in self.parts]
+        self.ends = list(accumulate(self.sizes))
+        given = [(weights or {}).get(name) for name in self.names]
+        self.weights = [
+            size if weight is None else weight for size, weight in zip(self.sizes, given, strict=True)
+        ]
+        self.max_bad_fraction = max_bad_fraction
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        part, place = self.find(index)
+        example = self.parts[part][place]
+        return example | {"id": f"{self.names[part]}/{example['id']}"}
+
+    def name_of(self, index: int) -> str:
+        """Where an example stands, for messages."""
+        part, place = self.find(index)
+        return self.parts[part].name_of(place)
+
+    def find(self, index: int) -> tuple[int, int]:
+        """The part that an example is in, and its number in there."""
+        part = bisect_right(self.ends, index)
+        return part, index - (self.ends[part] - self.sizes[part])
+
+
+def training_data(spec: DataSpec, processor: VideoProcessor, **video: Any) -> VideoQADataset | Mixture:
+    """The training examples a spec describes, made or converted first where need be.
+
+    video: frames, max_fps, sampling, backend as VideoQADataset takes them.
+    """
+    if spec.name == "mixture":
+        settings = {"decode_timeout": spec.decode_timeout}
+        parts = {
+            name: training_data(part.replace(**settings), processor, **video)
+            for name, part in spec.datasets.items()
+        }
+        weights = {name: part.weight for name, part in spec.datasets.items()}
+        return Mixture(parts, weights, spec.max_bad_fraction)
+    paths = load_data(spec)
+    return VideoQADataset(
+        paths.train,
+        paths.root,
+        processor,
+        decode_timeout=spec.decode_timeout,
+        max_bad_fraction=spec.max_bad_fraction,
+        **video,
+    )

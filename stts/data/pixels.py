@@ -6,6 +6,8 @@ last. Patches stay uint8 until they are on the device: a quarter of the bytes to
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -37,6 +39,12 @@ def patchify(frames: Tensor, patch_size: int) -> Tensor:
             f"frames are {height} x {width} pixels, must be a multiple of patch_size {patch_size}"
         )
     return rearrange(frames, "t (h p) (w q) c -> t (h w) (p q c)", p=patch_size, q=patch_size)
+
+
+def unpatchify(patches: Tensor) -> Tensor:
+    """Inverse of patchify for square frames: (T, N, p * p * 3) -> (T, S, S, 3), any dtype."""
+    side, p = math.isqrt(patches.shape[1]), math.isqrt(patches.shape[2] // 3)
+    return rearrange(patches, "t (h w) (p q c) -> t (h p) (w q) c", h=side, w=side, p=p, q=p)
 
 
 def normalize(patches: Tensor) -> Tensor:

@@ -142,21 +142,34 @@ class VideoProcessor:
         window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of windows]. Raises ValueError,
         naming the turn, for text that cannot be a prompt.
         """
+        times = None if clip is None else clip.timestamps
+        text = self.prompt_tensors(messages, times, add_generation_prompt)
+        return text if clip is None else text | self.video_tensors(clip)
+
+    def prompt_tensors(
+        self,
+        messages: Sequence[Message],
+        timestamps: Sequence[float] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> dict[str, Tensor]:
+        """The text of one example, with placeholders for a clip of frames at these seconds; None: without a clip.
+
+        Several conversations about a clip can so share its video_tensors. Otherwise as __call__.
+        """
         check_messages(messages)
         if add_generation_prompt and len(messages) % 2 == 0:
             raise ValueError(
                 "add_generation_prompt needs the user's turn last, the last one is the assistant's"
             )
         self._refuse_special_tokens(messages)
-        video = {} if clip is None else self._video_tensors(clip)
-        placeholders = "" if clip is None else self.video_string(clip.timestamps)
+        placeholders = "" if timestamps is None else self.video_string(timestamps)
 
         text, answers = "", []
-        for piece, is_answer in self._pieces(messages, clip is not None, add_generation_prompt):
+        for piece, is_answer in self._pieces(messages, timestamps is not None, add_generation_prompt):
             if is_answer:
                 answers.append((len(text), len(text) + len(piece)))
             text += piece if is_answer else piece.replace(VIDEO_TOKEN, placeholders)
-        return self._text_tensors(text, answers) | video
+        return self._text_tensors(text, answers)
 
     def video_string(self, timestamps: Sequence[float]) -> str:
         """Each frame as Molmo2 writes it: its time in seconds, then a token a window between markers.
@@ -238,7 +251,8 @@ class VideoProcessor:
             "mm_token_type_ids": torch.isin(input_ids, self._multimodal_ids).long(),
         }
 
-    def _video_tensors(self, clip: Clip) -> dict[str, Tensor]:
+    def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
+        """The frames of one example, as __call__ returns them."""
         num_frames = len(clip.frames)
         if not num_frames or len(clip.timestamps) != num_frames:
             raise ValueError(

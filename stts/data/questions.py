@@ -3,17 +3,17 @@
 Every event has a *name*: its colour or, where no other event of the clip has it, its shape. Questions call it
 by that name and ask for the other attribute, never the other way round, so that in a conversation of many
 questions none spells out what another one asks. What they still give away, such as a bound on the count, any
-conversation about a clip does.
+conversation about a clip does. Nothing is asked about the time or the order of events that last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
+from .events import Event
 from .render import COLOURS, SHAPES
 
 if TYPE_CHECKING:
@@ -22,29 +22,6 @@ if TYPE_CHECKING:
 VALUES = {"colour": tuple(COLOURS), "shape": SHAPES}
 TIMES = ("early", "middle", "late")
 NUMBERS = ("one", "two", "three", "four", "five", "six")
-SLOT_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Event:
-    """A coloured shape, shown for one slot."""
-
-    colour: str
-    shape: str
-    slot: int
-    x: int
-    y: int
-    side: int
-    """Left and top edge and width of its box, in pixels."""
-
-    def evidence(self, size: int) -> dict:
-        """When and where it can be seen: seconds, and a box in coordinates of a frame of side 1."""
-        corners = (self.x, self.y, self.x + self.side, self.y + self.side)
-        return {
-            "start": (self.slot - 0.5) * SLOT_SECONDS,
-            "end": (self.slot + 0.5) * SLOT_SECONDS,
-            "box": [round(corner / size, 6) for corner in corners],
-        }
 
 
 class Pool:
@@ -80,10 +57,12 @@ def ask_all(events: Sequence[Event], spec: SyntheticSpec, rng: Generator) -> lis
         by_shape = shapes.count(event.shape) == 1 and rng.random() < 0.5
         hidden.append("colour" if by_shape else "shape")
         _ask_about(pool, event, hidden[-1])
-    for place, event in (("first", events[0]), ("last", events[-1])):
+    in_order = () if any(event.lasts for event in events) else (("first", events[0]), ("last", events[-1]))
+    for place, event in in_order:
         for asked, values in VALUES.items():
             pool.add(place, f"What {asked} came {place}?", values, getattr(event, asked), [event])
-    numbers = NUMBERS[spec.min_events - 1 : spec.max_events]
+    others = spec.still + spec.fading + spec.opening
+    numbers = NUMBERS[spec.min_events + others - 1 : spec.max_events + others]
     if len(numbers) > 1:
         pool.add("count", "How many coloured shapes were shown?", numbers, NUMBERS[len(events) - 1], events)
     for i in rng.permutation(len(events))[:2]:
@@ -95,8 +74,13 @@ def _ask_about(pool: Pool, event: Event, asked: str) -> None:
     """What it was and when it was shown."""
     name = event.shape if asked == "colour" else f"{event.colour} one"
     pool.add(asked, f"What {asked} was the {name}?", VALUES[asked], getattr(event, asked), [event])
-    third = TIMES[(event.slot - 1) * len(TIMES) // (pool.spec.slots - 1)]
-    pool.add("when", f"When was the {name} shown?", TIMES, third, [event])
+    if not event.lasts:
+        pool.add("when", f"When was the {name} shown?", TIMES, third_of(event.slot, pool.spec.slots), [event])
+
+
+def third_of(slot: int, slots: int) -> str:
+    """The word for when a slot of a clip is; the opening one is early."""
+    return TIMES[max(0, slot - 1) * len(TIMES) // (slots - 1)]
 
 
 def _ask_whether(pool: Pool, events: Sequence[Event], asked: str, value: str) -> None:

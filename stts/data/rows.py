@@ -6,36 +6,18 @@ A row is {"id", "video", "question", "answer", "options"?, "start"?, "end"?} or 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import Any
 
 from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
+from .rowfile import RowFile, index_rows, scan
 
 
 def read_jsonl(path: str | PathLike) -> list[dict[str, Any]]:
     """One object a line, blank lines skipped. Raises ValueError naming the file and the line."""
-    return [row for _, row in numbered_rows(Path(path))]
-
-
-def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of read_jsonl, each with the number of its line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a JSONL file: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: is a {type(row).__name__}, must be an object {{...}}")
-        yield number, row
+    return list(scan(Path(path)))
 
 
 def resolve_video(root: str | PathLike, name: str) -> Path:
@@ -123,7 +105,8 @@ def _seconds(row: Mapping[str, Any], key: str) -> float | None:
     return value
 
 
-def _check_row(row: Mapping[str, Any]) -> None:
+def check_row(row: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the key, unless an example can be made of a row (its video is not looked at)."""
     for key in ("id", "video"):
         if key not in row:
             raise ValueError(f"{key} is missing")
@@ -137,24 +120,10 @@ def _check_row(row: Mapping[str, Any]) -> None:
     row_messages(row)
 
 
-def checked_rows(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
-    """Line numbers and rows of a file that can be trained on.
+def checked_rows(path: Path) -> RowFile:
+    """The rows of a file that can be trained on, still on disk.
 
     Raises ValueError, naming file, line, id and key, for a row that cannot, for an id used twice and for a
     file without rows.
     """
-    lines, rows, seen = [], [], {}
-    for line, row in numbered_rows(path):
-        try:
-            _check_row(row)
-        except ValueError as error:
-            raise ValueError(f"{path}:{line} (id {row.get('id')!r}): {error}") from error
-        if (first := seen.setdefault(str(row["id"]), line)) != line:
-            raise ValueError(
-                f"{path}:{line}: id {row['id']!r} was used in line {first} already, ids must be unique"
-            )
-        lines.append(line)
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{path}: holds no examples")
-    return lines, rows
+    return index_rows(Path(path), check_row)

@@ -6,6 +6,10 @@ one slot of half a second, never in the first slot. Colours within a clip differ
 lies inside one cell of a `grid` x `grid` raster, so that by default its evidence is one window of the tiny
 model (grid=1 puts it anywhere).
 
+**Harder clips.** `lamps` flicker and `pan` moves the whole background: novelty without relevance. Further events are
+there all the time (`still`), only in the first slot (`opening`) or come slowly and stay (`fading`): relevance without
+novelty. `cells` takes clips of several kinds in turns, from the fixed grid of `cells.py`.
+
 **Time.** Slots of half a second are centred on the multiples of 0.5 s, the first and the last one cut in half
 by the ends of the clip: sampling at 2 frames per second from 0 to the last instant sees every slot exactly
 once, at least one encoded frame away from its borders.
@@ -36,12 +40,14 @@ import numpy as np
 from numpy.random import Generator
 
 from ..once import make_once
-from .questions import TIMES, Event, ask_all
-from .render import COLOURS, SHAPES, render_clip
+from .cells import CELLS
+from .events import FADE_SLOTS, Event, draw_events
+from .questions import TIMES, ask_all
+from .render import COLOURS, render_clip
 from .rows import row_messages
 from .video import write_video
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same settings would give other clips or questions: older folders are then made anew."""
 SPLITS = ("train", "test")
 ENCODING = {"crf": 18, "options": {"preset": "veryfast"}}
@@ -68,8 +74,18 @@ class SyntheticSpec:
     min_events: int = 2
     max_events: int = 4
     """Coloured shapes per clip, each count equally likely."""
+    still: int = 0
+    """Further events, there from the first slot to the last."""
+    opening: int = 0
+    """1: a further event in the first slot only."""
+    fading: int = 0
+    """Further events, each appearing over FADE_SLOTS slots and staying to the end."""
     movers: int = 3
     """Moving grey discs."""
+    lamps: int = 0
+    """Grey squares, bright and dark in turns of a slot."""
+    pan: float = 0.0
+    """Speed of the background, in frame widths per second."""
     noise: float = 5.0
     """Standard deviation of the sensor noise, in grey levels of 255."""
     questions_per_clip: int = 12
@@ -79,9 +95,15 @@ class SyntheticSpec:
     """Share of training turns that ask without options and are answered by the word."""
     shuffle_options: bool = False
     """Shuffle the options of every question instead of keeping one order."""
+    cells: tuple[str, ...] = ()
+    """Names of CELLS whose settings the clips have in turns, instead of those above. (): all alike."""
 
     def __post_init__(self) -> None:
-        most = min(len(COLOURS), self.slots - 1)
+        object.__setattr__(self, "cells", tuple(self.cells))  # JSON and YAML bring a list
+        if unknown := [name for name in self.cells if name not in CELLS]:
+            raise ValueError(f"cells has {unknown[0]!r}, must be of {', '.join(CELLS)}")
+        others = self.still + self.opening + self.fading
+        most = min(len(COLOURS) - others, self.slots - 1)
         rules = {
             "num_train": (self.num_train >= 0, "must be 0 or more"),
             "num_test": (self.num_test >= 0, "must be 0 or more"),
@@ -89,13 +111,24 @@ class SyntheticSpec:
             "size": (self.size >= 32 and self.size % 2 == 0, "must be even and at least 32"),
             "slots": (self.slots > len(TIMES), "must be at least 4"),
             "fps": (self.fps >= 8 and self.fps % 4 == 0, "must be a multiple of 4, at least 8"),
-            "grid": (1 <= self.grid <= 5, "must be 1 to 5: a shape fits no smaller cell"),
+            "grid": (
+                1 <= self.grid <= 5 and self.grid**2 > self.still + self.fading,
+                "must be 1 to 5, a shape fits no smaller cell, with cells to spare beside still and fading events",
+            ),
             "min_events": (self.min_events >= 1, "must be at least 1"),
             "max_events": (
                 self.min_events <= self.max_events <= most,
                 f"must be between min_events {self.min_events} and {most}",
             ),
+            "still": (self.still >= 0, "must be 0 or more"),
+            "opening": (self.opening in (0, 1), "must be 0 or 1: two would have no order"),
+            "fading": (
+                self.fading >= 0 and (not self.fading or self.slots > FADE_SLOTS + 1),
+                f"must be 0 or more, and 0 in clips of fewer than {FADE_SLOTS + 2} slots",
+            ),
             "movers": (self.movers >= 0, "must be 0 or more"),
+            "lamps": (self.lamps >= 0, "must be 0 or more"),
+            "pan": (self.pan >= 0, "must be 0 or more"),
             "noise": (self.noise >= 0, "must be 0 or more"),
             "questions_per_clip": (self.questions_per_clip >= 1, "must be at least 1"),
             "test_questions_per_clip": (self.test_questions_per_clip >= 1, "must be at least 1"),
@@ -104,6 +137,13 @@ class SyntheticSpec:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"{name} is {getattr(self, name)}, {rule}")
+
+    def of_clip(self, index: int) -> tuple[str, SyntheticSpec]:
+        """Cell ("" without cells) and settings of clip `index`."""
+        if not self.cells:
+            return "", self
+        cell = self.cells[index % len(self.cells)]
+        return cell, dataclasses.replace(self, cells=(), **CELLS[cell])
 
     @property
     def num_frames(self) -> int:
@@ -121,9 +161,9 @@ def make_synthetic(
     """Write clips and questions into folder, once; returns the folder.
 
     Leaves <folder>/videos/*.mp4, train.jsonl and test.jsonl. Every row has "id", "video" (relative to the
-    folder) and "events": [{"colour", "shape", "start", "end", "box"}]; train rows "messages"; test rows
-    "question", "options", "answer", "category" and "evidence": [{"start", "end", "box"}]. Times are seconds,
-    boxes [x0, y0, x1, y1] in coordinates of a frame of side 1. A folder made earlier with the same settings
+    folder), "cell" and "events": [{"colour", "shape", "start", "end", "box"}]; train rows "messages"; test rows
+    "question", "options", "answer" and "category"; all of them "evidence": [{"start", "end", "box"}]. Times are
+    seconds, boxes [x0, y0, x1, y1] in coordinates of a frame of side 1. A folder made earlier with the same settings
     is returned as it is, one made with others replaced as a whole. settings: further fields of SyntheticSpec.
 
     Raises ValueError for a setting out of range or unknown, and when the folder holds files of somebody else.
@@ -148,39 +188,34 @@ def _write_clips(folder: Path, split: str, spec: SyntheticSpec) -> Iterator[dict
     """Write the clips of one split; yields their rows."""
     for index in range(getattr(spec, f"num_{split}")):
         name = f"{split}_{index:05d}"
-        rng, events, questions = make_clip(split, index, spec)
-        messages = conversation(questions, spec, rng) if split == "train" else None
-        frames = render_clip(events, spec, rng)
+        cell, settings = spec.of_clip(index)
+        rng, events, questions = make_clip(split, index, settings)
+        messages = conversation(questions, settings, rng) if split == "train" else None
+        frames = render_clip(events, settings, rng)
         write_video(folder / "videos" / f"{name}.mp4", frames, fps=spec.fps, **ENCODING)
         shown = [{"colour": e.colour, "shape": e.shape, **e.evidence(spec.size)} for e in events]
-        clip = {"video": f"videos/{name}.mp4", "events": shown}
+        clip = {"video": f"videos/{name}.mp4", "cell": cell, "events": shown}
         if messages:
-            yield {"id": name, **clip, "messages": messages}
+            yield {
+                "id": name,
+                **clip,
+                "messages": messages,
+                "evidence": [e.evidence(spec.size) for e in events],
+            }
         else:
             yield from ({"id": f"{name}_{i}", **clip, **question} for i, question in enumerate(questions))
 
 
 def make_clip(split: str, index: int, spec: SyntheticSpec) -> tuple[Generator, list[Event], list[dict]]:
-    """Events and questions of clip `index`, and the random stream from which its pixels are drawn next."""
+    """Events and questions of clip `index`, and the random stream from which its pixels are drawn next.
+
+    spec: without cells, as `of_clip` returns it.
+    """
     rng = np.random.default_rng((spec.seed, SPLITS.index(split), index))
-    events = _draw_events(spec, rng)
+    events = draw_events(spec, rng)
     pool = ask_all(events, spec, rng)
     wanted = spec.questions_per_clip if split == "train" else spec.test_questions_per_clip
     return rng, events, [pool[i] for i in rng.permutation(len(pool))[:wanted]]
-
-
-def _draw_events(spec: SyntheticSpec, rng: Generator) -> list[Event]:
-    """The events of one clip, in the order they are shown."""
-    count = int(rng.integers(spec.min_events, spec.max_events + 1))
-    slots = np.sort(rng.choice(np.arange(1, spec.slots), count, replace=False))
-    colours = rng.choice(list(COLOURS), count, replace=False)
-    shapes = rng.choice(SHAPES, count)
-    side, cell = spec.size * 3 // 16, spec.size // spec.grid
-    corners = rng.integers(0, spec.grid, (count, 2)) * cell + rng.integers(0, cell - side + 1, (count, 2))
-    return [
-        Event(str(colour), str(shape), int(slot), int(x), int(y), side)
-        for colour, shape, slot, (x, y) in zip(colours, shapes, slots, corners, strict=True)
-    ]
 
 
 def conversation(questions: Sequence[dict], spec: SyntheticSpec, rng: Generator) -> list[dict]:

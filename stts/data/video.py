@@ -65,16 +65,46 @@ def read_video(
     """
     check_settings(frames, max_fps, size, backend, sampling)
     path = Path(path)
-    check_file(path)
-    reader = READERS[backend](path)
-    check_whole(path, reader, end)
-    start, stop = resolve_range(path, reader.duration, start, end)
-    numbers = choose_frames(reader.times, reader.duration, frames, max_fps, start, stop, sampling)
+    reader, numbers = open_and_choose(path, frames, max_fps, start, end, backend, sampling)
     pixels, found = collect(path, reader, numbers, size)
     if not found.all():
         report_damage(path, int((~found).sum()), len(found))
         pixels, numbers = pixels[found], numbers[found]
     return Clip(pixels, reader.times[numbers])
+
+
+def probe_video(
+    path: str | os.PathLike[str],
+    frames: int,
+    max_fps: float = 2.0,
+    start: float | None = None,
+    end: float | None = None,
+    size: int | None = None,
+    backend: Literal["auto", "pyav", "decord"] = "auto",
+    sampling: Literal["time", "transformers"] = "time",
+) -> Clip:
+    """What read_video returns, without the pixels: frames is (T, 0, 0, 3). Nothing is decoded, so damage inside a
+    file is not found; raises as read_video does for everything else."""
+    check_settings(frames, max_fps, size, backend, sampling)
+    reader, numbers = open_and_choose(Path(path), frames, max_fps, start, end, backend, sampling)
+    return Clip(np.empty((len(numbers), 0, 0, 3), dtype=np.uint8), reader.times[numbers])
+
+
+def open_and_choose(
+    path: Path,
+    frames: int,
+    max_fps: float,
+    start: float | None,
+    end: float | None,
+    backend: str,
+    sampling: str,
+) -> tuple[PyAVReader | DecordReader, np.ndarray]:
+    """The reader of a file, and the (T,) numbers of the frames to take. Raises VideoError."""
+    check_file(path)
+    reader = READERS[backend](path)
+    check_whole(path, reader, end)
+    start, stop = resolve_range(path, reader.duration, start, end)
+    return reader, choose_frames(reader.times, reader.duration, frames, max_fps, start, stop, sampling)
 
 
 def collect(

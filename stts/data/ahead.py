@@ -1,0 +1,58 @@
+"""Making the next items of an iterator while the last one is being used."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+POLL = 0.1
+"""Seconds after which a thread with nothing to do looks whether it is still wanted."""
+
+
+def ahead(items: Callable[[], Iterable[T]], depth: int = 2) -> Iterator[T]:
+    """The items, in order, made by a thread that is up to `depth` of them ahead.
+
+    An exception comes where its item would have come. Closing the iterator ends the thread; items is called, and
+    its iterator closed, in there.
+    """
+    ready: queue.Queue = queue.Queue(depth)
+    unwanted = threading.Event()
+
+    def hand_over(kind: str, value: object) -> bool:
+        while not unwanted.is_set():
+            try:
+                ready.put((kind, value), timeout=POLL)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def make() -> None:
+        try:
+            iterator = iter(items())
+            while not unwanted.is_set():
+                if not hand_over("item", next(iterator)):
+                    break
+        except StopIteration:
+            hand_over("end", None)
+        except BaseException as error:
+            hand_over("error", error)
+        else:
+            iterator.close()
+
+    thread = threading.Thread(target=make, daemon=True, name="ahead")
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        unwanted.set()
+        thread.join()

@@ -1,0 +1,263 @@
+"""Batches of one training process, without end: examples drawn in order, bad ones left out, rows filled.
+
+A batch says where its process stands after it (`place`), so a run that goes on from there sees the same batches,
+whatever had been read ahead. Workers read single examples, which arrive in the order they were asked for;
+nothing here depends on how many workers there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..durable import append_rows, read_rows
+from .ahead import ahead
+from .collator import Collator, Example
+from .fit import Budget, look_ahead
+from .order import Order, Place, positions
+from .shorten import shorten
+
+HOST_KEYS = ("ids", "place", "load")
+"""Entries of a batch that are not for the model."""
+
+
+class BadData(ValueError):  # noqa: N818 (the data is at fault)
+    """More examples cannot be read than the settings allow; the text lists them."""
+
+
+@dataclass(frozen=True)
+class FeedSpec:
+    """How batches are made. budgets and prune ratio are the collator's."""
+
+    batch_size: int
+    """Examples of a batch, or, when looking ahead, rows."""
+    seed: int = 0
+    pack_buffer: int = 0
+    """Examples that wait for a row with room; 0: a batch is the next batch_size ones."""
+    too_long: str = "error"
+    """An example that no row can hold: "error", "skip" or "truncate_text"."""
+    num_workers: int = 0
+    rank: int = 0
+    num_processes: int = 1
+    log: Path | None = None
+    """File that lists what was left out or shortened, a JSON object a line; None: nowhere."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a batch holds, for the metrics."""
+
+    examples: int = 0
+    tokens: int = 0
+    """That survive pruning."""
+    frames: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for an example that could not be read."""
+
+    name: str
+    error: str
+
+
+class Reader(Dataset):
+    """Position in the order -> the example there, with "position"; Unreadable where it cannot be read."""
+
+    def __init__(self, dataset: Dataset, order: Order) -> None:
+        self.dataset, self.order = dataset, order
+
+    def __getitem__(self, position: int) -> Example | Unreadable:
+        index = self.order[position]
+        try:
+            return {"id": str(index)} | self.dataset[index] | {"position": position}
+        except (ValueError, OSError) as error:
+            name = getattr(self.dataset, "name_of", "example {}".format)(index)
+            return Unreadable(name, str(error))
+
+
+class Feed:
+    """Iterate over it once. dataset: gives the processor's examples; place: where the process stands.
+
+    Its max_bad_fraction (0 where it has none) says how many of its examples may be unreadable: more raise BadData
+    with a list of them. An example that no row can hold raises ValueError naming it, or is skipped or shortened, as
+    spec.too_long says.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collate: Collator,
+        spec: FeedSpec,
+        place: Place | None = None,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> None:
+        sizes, weights = getattr(dataset, "sizes", [len(dataset)]), getattr(dataset, "weights", None)
+        self.order = Order(sizes, spec.seed, weights)
+        self.reader = Reader(dataset, self.order)
+        self.collate, self.spec = collate, spec
+        self.place = place or Place()
+        self.worker_init = worker_init
+        self.max_bad = math.floor(getattr(dataset, "max_bad_fraction", 0.0) * self.order.num_examples)
+        self.drawn, self.too_long = self.place.drawn, self.place.too_long
+        self.bad = dict.fromkeys(self.place.bad, "")
+        self.logged = {(row["example"], row["what"]) for row in read_rows(spec.log)} if spec.log else set()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        wanted = self.spec.pack_buffer or self.spec.batch_size
+        waiting: list[Example] = []
+        for example in self._examples():
+            waiting.append(_own(example) if self.spec.pack_buffer else example)
+            if len(waiting) == wanted:
+                batch, taken, waiting = self._batch(waiting)
+                load = _load([self.collate.size(example) for example in taken], len(batch["input_ids"]))
+                yield batch | {"place": self._place(waiting), "load": load}
+
+    def batches(self, pin_memory: bool = False) -> Iterator[dict[str, Any]]:
+        """The batches, the next ones made ahead by a thread where there are workers to keep busy."""
+        pinned = ({k: _pin(v) for k, v in batch.items()} for batch in self) if pin_memory else self
+        return ahead(lambda: iter(pinned)) if self.spec.num_workers else iter(pinned)
+
+    def _batch(self, waiting: list[Example]) -> tuple[dict[str, Any], list[Example], list[Example]]:
+        """A batch of examples that wait, those in it, and those that go on waiting."""
+        if not self.spec.pack_buffer:
+            return self.collate(waiting), waiting, []
+        sizes = [self.collate.size(example) for example in waiting]
+        rows = look_ahead(sizes, self.collate.budget, self.spec.batch_size)
+        numbers = sorted(i for row in rows for i in row)
+        batch = self.collate.lay_out([[waiting[i] for i in row] for row in rows])
+        left = [example for i, example in enumerate(waiting) if i not in set(numbers)]
+        return batch, [waiting[i] for i in numbers], left
+
+    def refuse(self, num_bad: int) -> None:
+        """Raises BadData when so many examples are bad in all processes together that a run must not go on."""
+        if num_bad > self.max_bad:
+            raise BadData(
+                too_many_bad(num_bad, self.bad, self.max_bad, self.order.num_examples, self.spec.log)
+            )
+
+    def _place(self, waiting: list[Example]) -> Place:
+        positions = tuple(example["position"] for example in waiting)
+        return Place(self.place.start, self.drawn, positions, tuple(self.bad), self.too_long)
+
+    def _examples(self) -> Iterator[Example]:
+        """Examples that can be read and fit, in order."""
+        left_out = 0
+        for number, item in enumerate(self._loader()):
+            self.drawn += number >= len(self.place.waiting)
+            example = self._noted(item) if isinstance(item, Unreadable) else self._fitted(item)
+            left_out = 0 if example is not None else left_out + 1
+            if left_out >= self.order.num_examples:
+                raise BadData("not one example of the training data can be read and fits into a row")
+            if example is not None:
+                yield example
+
+    def _loader(self) -> DataLoader:
+        spec = self.spec
+        ahead = max(2, math.ceil(2 * spec.batch_size / max(spec.num_workers, 1)))
+        return DataLoader(
+            self.reader,
+            batch_size=None,
+            sampler=positions(self.place, spec.batch_size, spec.rank, spec.num_processes),
+            collate_fn=_as_it_is,
+            num_workers=spec.num_workers,
+            prefetch_factor=ahead if spec.num_workers else None,
+            worker_init_fn=self.worker_init,
+            generator=torch.Generator().manual_seed(spec.seed),  # else it draws from the model's numbers
+        )
+
+    def _noted(self, item: Unreadable) -> None:
+        """Count an example that cannot be read, once. Raises BadData when there are too many."""
+        self._log(item.name, "unreadable", item.error)
+        self.bad[item.name] = item.error
+        self.refuse(len(self.bad))
+
+    def _fitted(self, example: Example) -> Example | None:
+        """The example, shortened where that is the policy; None when it is to be skipped."""
+        if self.collate.budget.holds(self.collate.size(example)):
+            return example
+        if self.spec.too_long == "truncate_text":
+            shorter = shorten(example, self.collate)
+            tokens = f"{len(shorter['input_ids'])} of {len(example['input_ids'])} tokens are left"
+            self._log(example["id"], "shortened", tokens)
+            self.too_long += 1
+            return shorter
+        try:
+            self.collate.refuse(example)
+        except ValueError as error:
+            if self.spec.too_long == "error":
+                raise ValueError(f"{error}; or set train.too_long to skip or truncate_text") from None
+            self._log(example["id"], "skipped", str(error))
+        self.too_long += 1
+        return None
+
+    def _log(self, name: str, what: str, reason: str) -> None:
+        """Once for each example, also over the starts of a run."""
+        if self.spec.log and (name, what) not in self.logged:
+            append_rows(self.spec.log, [{"example": name, "what": what, "reason": reason}])
+            self.logged.add((name, what))
+
+
+NUM_SUMS = 6
+"""Numbers that data_sums gives and feed_row takes."""
+
+
+def data_sums(batches: Sequence[dict[str, Any]], place: Place) -> list[int]:
+    """What one process adds to the sums of a step: see feed_row. Batches may be made by hand, without a load."""
+    loads = [astuple(batch.get("load") or Load(len(batch["ids"]))) for batch in batches]
+    return [sum(numbers) for numbers in zip(*loads, strict=True)] + [len(place.bad), place.too_long]
+
+
+def feed_row(sums: Sequence[float], budget: Budget) -> dict[str, float]:
+    """What the metrics say of the data of a step.
+
+    sums: over its batches and processes: examples, surviving tokens, frames, rows; examples that could not be read
+    and that were too long, since the run began. fill: share of the token budget of the rows that is used.
+    """
+    examples, tokens, frames, rows, bad, too_long = sums
+    row = {"examples": int(examples), "bad": int(bad), "too_long": int(too_long)}
+    if budget.tokens:
+        row["fill"] = tokens / (rows * budget.tokens) if rows else 0.0
+    if budget.frames:
+        row["fill_frames"] = frames / (rows * budget.frames) if rows else 0.0
+    return row
+
+
+def too_many_bad(number: int, bad: dict[str, str], allowed: int, total: int, log: Path | None) -> str:
+    """What to tell of examples that cannot be read; bad: those of this process, name -> why."""
+    shown = [f"  {name}: {error}" if error else f"  {name}" for name, error in list(bad.items())[-20:]]
+    more = [f"  and {len(bad) - 20} before"] if len(bad) > 20 else []
+    where = f"; all are in {log}" if log else ""
+    return (
+        f"{number} of {total} examples cannot be read, data.max_bad_fraction allows {allowed}{where}:\n"
+        + "\n".join(more + shown)
+    )
+
+
+def _load(sizes: list, rows: int) -> Load:
+    return Load(len(sizes), sum(size.tokens for size in sizes), sum(size.frames for size in sizes), rows)
+
+
+def _own(example: Example) -> Example:
+    """Copied out of the memory shared with a worker: what waits long must not use that up."""
+    return {k: v.clone() if isinstance(v, torch.Tensor) and v.is_shared() else v for k, v in example.items()}
+
+
+def log_path(output_dir: Path, rank: int) -> Path:
+    """Where a process lists the examples it left out or shortened."""
+    return output_dir / ("left_out.jsonl" if rank == 0 else f"left_out-{rank}.jsonl")
+
+
+def _pin(value: Any) -> Any:
+    return value.pin_memory() if isinstance(value, torch.Tensor) else value
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
