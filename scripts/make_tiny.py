@@ -13,7 +13,7 @@ def main(config: dict[str, Any]) -> None:
     """Train through the curriculum, score the result on held-out clips, put it into the package."""
     from stts.curriculum import Curriculum, run_curriculum
     from stts.data.synthetic import SyntheticSpec
-    from stts.model_card import install, score
+    from stts.tiny_card import install, score
 
     names = [field.name for field in dataclasses.fields(Curriculum)]
     curriculum = from_dict(Curriculum, {name: config[name] for name in names})

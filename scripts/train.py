@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from stts.checkpoint import check_output_dir, is_finished
+from stts.checkpoint import is_finished
 from stts.cli import launch
-from stts.data import load_data
+from stts.data import prepare_data
 from stts.models import find_folder, load_model
 from stts.periodic_eval import periodic_evaluation
+from stts.settings import check_output_dir
 from stts.train_config import RunConfig
 
 
@@ -17,21 +18,21 @@ def main(config: dict[str, Any]) -> int:
     """Settings, then files, then the model: what is wrong is said before what is slow begins."""
     run = RunConfig.from_dict(config)
     check_output_dir(run.output_dir, config)
-    if is_finished(run.output_dir, run.train.max_steps):
+    if run.train.epochs is None and is_finished(run.output_dir, run.train.max_steps):
         print(f"finished already, {run.train.max_steps} steps: the model is in {run.output_dir / 'model'}")
         return 0
 
     find_folder(run.model, run.checkpoint)
-    data = load_data(run.data)
+    prepare_data(run.data)
 
     import torch
 
-    from stts.data import VideoQADataset
+    from stts.data import training_data
     from stts.train import Interrupted, train
 
     torch.manual_seed(run.train.seed)  # of a fresh scorer's weights
     model, processor = load_model(run.model, run.stts, run.checkpoint)
-    dataset = VideoQADataset(data.train, data.root, processor, **dataclasses.asdict(run.video))
+    dataset = training_data(run.data, processor, **dataclasses.asdict(run.video))
     evaluate = None
     if run.train.eval_every:
         evaluate = periodic_evaluation(run.benchmark, run.evaluation, processor, run.output_dir)

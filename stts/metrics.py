@@ -13,10 +13,11 @@ from .windows import first_frames
 
 
 def count(batch: dict[str, Any]) -> dict[str, int]:
-    """What a batch on the host holds: supervised tokens, pairs of neighbouring frames, unpruned tokens."""
-    layout = batch["layout"]
+    """What a batch on the host holds: supervised tokens (or examples, where these weigh the same), pairs of
+    neighbouring frames, unpruned tokens."""
+    layout, weights = batch["layout"], batch.get("loss_weights")
     return {
-        "targets": int((batch["labels"][:, 1:] != IGNORE).sum()),
+        "targets": int((batch["labels"][:, 1:] != IGNORE).sum() if weights is None else weights.sum().round()),
         "pairs": sum(layout.frames_per_video) - len(layout.frames_per_video),
         "tokens": sum(layout.lengths),
     }
@@ -34,7 +35,8 @@ def measure(out: Any, batch: dict[str, Any]) -> Tensor:
         return sums.to(out.lm_loss.device, non_blocking=True)
     kept = out.keep_windows.double()
     later = ~first_frames(batch["layout"].frames_per_video, kept.device)[:, None]
-    sums = [kept.sum(), torch.full_like(kept[0, 0], kept.numel()), *_moments(out.scores, later)]
+    scores = None if out.targets is None else out.scores  # else they are no scorer's
+    sums = [kept.sum(), torch.full_like(kept[0, 0], kept.numel()), *_moments(scores, later)]
     return torch.stack([*sums, *_moments(out.targets, later)])
 
 

@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "README.md"]
+"""What is downloaded of a model: no code; README.md for its licence."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "trained.safetensors")
+"""LoRA adapters and the other weights trained with them, beside ADAPTER_CONFIG (stts/lora.py)."""
 SCORER_PREFIX = "model.vision_tower.scorer."
 TRAINED_WITH = (
     "insert_after",
     "pool_width",
     "bias_floor",
     "bias_norm",
+    "bias_range",
     "position_ids",
     "scorer_num_heads",
     "scorer_hidden_dims",
@@ -44,7 +50,7 @@ class ModelSpec:
     dtype: str = "auto"
     """Of the weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, float32 elsewhere."""
     attn_implementation: str | None = None
-    """Attention of the LLM: "sdpa", "flash_attention_2", ... None: transformers' choice."""
+    """Attention of the LLM: "sdpa", "eager", "block_sparse". None: "block_sparse" on CUDA, "sdpa" elsewhere."""
     seed: int = 0
     """tiny: of its random weights."""
     lr: Mapping[str, float] = field(default_factory=dict)
@@ -73,23 +79,30 @@ def load_model(
     from safetensors import SafetensorError
 
     from .data.processing import VideoProcessor
+    from .llm_attention import choose_llm_attention
+    from .lora import adapt
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
     folder = find_folder(spec, checkpoint)
+    start, *adapters = _adapted(folder)
     auto = "bfloat16" if torch.cuda.is_available() else "float32"
-    options = {"attn_implementation": spec.attn_implementation} if spec.attn_implementation else {}
+    attention = choose_llm_attention(spec.attn_implementation, "cuda" if torch.cuda.is_available() else "cpu")
     try:
         with quiet_transformers():
             model, loaded = STTSMolmo2ForConditionalGeneration.from_pretrained(
-                folder,
+                start,
                 stts=as_trained(stts, folder),
                 dtype=getattr(torch, auto if spec.dtype == "auto" else spec.dtype),
                 output_loading_info=True,
-                **options,
+                attn_implementation={"text_config": attention},
             )
     except (RuntimeError, OSError, SafetensorError, ImportError) as error:  # shapes, damage, attention
-        raise ValueError(f"cannot load {folder}: {error}") from error
-    _check_loaded(folder, loaded, [name for name, _ in model.named_parameters()])
+        raise ValueError(f"cannot load {start}: {error}") from error
+    _check_loaded(start, loaded, [name for name, _ in model.named_parameters()])
+    for adapter in adapters:
+        model = adapt(model, adapter)
+    downloaded = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
+    model.name_or_path = spec.path if downloaded else str(folder.resolve())
     return model, VideoProcessor.from_pretrained(folder, pool_width=model.stts.pool_width)
 
 
@@ -109,16 +122,45 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None) -> VideoProcessor:
+    """The processor alone, as load_model gives it. Of a model on the hub only what it needs is fetched."""
+    from .data.processing import VideoProcessor
+
+    on_hub = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
+    if on_hub and spec.name != "tiny":
+        return VideoProcessor.from_pretrained(spec.path, pool_width=stts.pool_width)
+    return VideoProcessor.from_pretrained(find_folder(spec, checkpoint), pool_width=stts.pool_width)
+
+
 def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None) -> Path:
     """The local folder that load_model loads, made or downloaded (or found in the hub's cache) if need be."""
     if checkpoint is not None:
         return check_folder(Path(checkpoint).expanduser(), "checkpoint")
     if spec.name == "tiny":
         return _tiny_folder(spec)
-    path = Path(spec.path).expanduser()
-    if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec.path):
-        return check_folder(path, "model.path")
-    return check_folder(download(spec.path), "model.path")
+    return _local(spec.path, "model.path")
+
+
+def _local(name: str, key: str) -> Path:
+    """The folder of that name, or of the hub's model of that name."""
+    path = Path(name).expanduser()
+    if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        return check_folder(path, key)
+    return check_folder(download(name), key)
+
+
+def _adapted(folder: Path) -> list[Path]:
+    """The folder, and before it what its adapters were trained on, if it holds adapters, and so on.
+
+    Raises ValueError when a folder of adapters does not say on what, or that is not there.
+    """
+    chain = [folder]
+    while (path := chain[0] / ADAPTER_CONFIG).exists():
+        base = json.loads(path.read_text()).get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{path} does not say what was adapted: set base_model_name_or_path in it")
+        chain.insert(0, _local(base, f"base_model_name_or_path in {path}"))
+    return chain
 
 
 def _tiny_folder(spec: ModelSpec) -> Path:
@@ -140,7 +182,7 @@ def download(hub_id: str) -> Path:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+        return Path(snapshot_download(hub_id, allow_patterns=FILES))
     except (OSError, HFValidationError) as error:
         unknown = isinstance(error, RepositoryNotFoundError)
         reason = "the hub does not know it" if unknown else "it is not in the cache and cannot be downloaded"
@@ -157,13 +199,17 @@ def check_folder(folder: Path, key: str) -> Path:
             f"{key} is {str(folder)!r}: no such folder (nor is it a hub id such as allenai/Molmo2-4B)"
         )
     if not (folder / "config.json").exists():
-        inside = next((name for name in ("model", "hf") if (folder / name / "config.json").exists()), None)
+        inside = next(
+            (name for name in ("model", "adapter", "hf") if (folder / name / "config.json").exists()), None
+        )
         hint = (
             f"did you mean {folder / inside}?" if inside else "it must be a folder written by save_pretrained"
         )
         raise ValueError(f"{key} is {str(folder)!r}, which has no config.json; {hint}")
     index = folder / "model.safetensors.index.json"
     wanted = {"model.safetensors"}
+    if (folder / ADAPTER_CONFIG).exists():
+        wanted = set(ADAPTER_FILES)
     if index.exists():
         wanted = set(json.loads(index.read_text())["weight_map"].values())
     if missing := sorted(name for name in wanted if not (folder / name).exists()):

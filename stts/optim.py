@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from .lora import is_adapter
 from .train_config import GROUPS, LearningRates, TrainConfig
 
 PREFIXES = {
@@ -28,9 +29,14 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def freeze(model: nn.Module, rates: LearningRates) -> None:
-    """Parameters of parts with learning rate 0 get no gradient, all others do."""
+    """Parameters of parts with learning rate 0 get no gradient, nor do those of an LLM with adapters, adapters aside;
+    all others do."""
+    names = [name for name, _ in model.named_parameters()]
+    adapted = any(is_adapter(name) for name in names)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(getattr(rates, group_of(name)) > 0)
+        group = group_of(name)
+        replaced = adapted and group == "llm" and not is_adapter(name)
+        parameter.requires_grad_(getattr(rates, group) > 0 and not replaced)
 
 
 def parameter_groups(model: nn.Module, rates: LearningRates, weight_decay: float) -> list[dict]:
@@ -74,7 +80,7 @@ def lr_factor(step: int, config: TrainConfig) -> float:
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the model's trainable parameters, fused on CUDA."""
-    groups = parameter_groups(model, config.lr, config.weight_decay)
+    groups = parameter_groups(model, config.rates, config.weight_decay)
     on_cuda = all(p.is_cuda for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, betas=config.betas, fused=on_cuda)
 
@@ -84,5 +90,5 @@ def set_lr(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> 
     resumed run has no schedule to restore."""
     factor = lr_factor(step, config)
     for group in optimizer.param_groups:
-        group["lr"] = getattr(config.lr, group["name"]) * factor
+        group["lr"] = getattr(config.rates, group["name"]) * factor
     return {group["name"]: group["lr"] for group in optimizer.param_groups}

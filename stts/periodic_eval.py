@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint import evaluation_folder
 from .eval.config import EvalConfig
 from .eval.tasks import BenchmarkSpec
 
@@ -31,7 +32,7 @@ def periodic_evaluation(
     questions = load_questions(spec, settings.limit)
 
     def ask(model: nn.Module, step: int) -> Mapping[str, Any]:
-        folder = output_dir / "eval" / f"step-{step:07d}"
+        folder = evaluation_folder(output_dir, step)
         shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed before its next checkpoint
         results = evaluate(model, processor, questions, settings, folder)
         return {name: results[name] for name in REPORTED}

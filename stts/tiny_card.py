@@ -1,4 +1,4 @@
-"""The made tiny model among the package's files: its scores on held-out clips and its card."""
+"""The tiny model as it goes into the package: its scores on held-out clips and its card."""
 
 from __future__ import annotations
 

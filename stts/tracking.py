@@ -1,22 +1,34 @@
-"""What a run tells: metrics.jsonl and eval.jsonl on disk, a bar on the terminal, wandb when asked for."""
+"""What a run tells: rows, curves and pictures on disk, a bar on the terminal, wandb when asked for.
+
+In the run's folder: starts.jsonl (a row each time it was started: when, from which step, by which code),
+metrics.jsonl (a row a step), eval.jsonl (a row an evaluation), curves.png and overlays/.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .checkpoint import evaluation_folder
+from .durable import append_rows, keep_rows, read_rows
 from .metrics import scorer_trouble
+from .provenance import provenance
 from .train_config import WandbConfig
 
 PLAIN_LINES = 20
 """Lines a whole run prints where there is no terminal to draw a bar on."""
+SECONDS_BETWEEN_CURVES = 60
+"""Curves are not drawn more often than that, however frequent the checkpoints are."""
+TABLE_ROWS = 200
+"""Predictions of an evaluation that wandb gets at most."""
+TABLE_COLUMNS = ("id", "category", "question", "options", "answer", "predicted", "correct", "kept")
 
 
 class Tracker:
@@ -43,14 +55,18 @@ class Tracker:
         self.console = Console(highlight=False, quiet=not enabled)
         self.bar = self.wandb_run = None
         self.troubled = False
+        self.drawn = time.monotonic()  # when curves.png was; a run that only just began can wait
 
     def __enter__(self) -> Tracker:
         if not self.enabled:
             return self
         for name in ("metrics.jsonl", "eval.jsonl"):
             keep_rows(self.output_dir / name, self.step)
+        start = {"step": self.step} | provenance()
+        append_rows(self.output_dir / "starts.jsonl", [start])
         if self.wandb_config.mode != "disabled":
-            self.wandb_run = start_wandb(self.wandb_config, self.output_dir, self.settings)
+            settings = self.settings | {"provenance": start}
+            self.wandb_run = start_wandb(self.wandb_config, self.output_dir, settings)
         if self.console.is_terminal:
             self.bar = _progress_bar(self.console)
             self.task = self.bar.add_task("train", total=self.max_steps, completed=self.step, summary="")
@@ -71,7 +87,7 @@ class Tracker:
         """Append one row for each step to metrics.jsonl and show the last one."""
         if not self.enabled or not rows:
             return
-        _append(self.output_dir / "metrics.jsonl", rows)
+        append_rows(self.output_dir / "metrics.jsonl", rows)
         self._warn(rows[-1])
         for row in rows:
             if self.wandb_run:
@@ -91,14 +107,37 @@ class Tracker:
         self.troubled = bool(trouble)
 
     def log_evaluation(self, step: int, results: Mapping[str, Any]) -> None:
-        """Append one row to eval.jsonl."""
+        """Append one row to eval.jsonl; wandb also gets the predictions that periodic_evaluation wrote."""
         if not self.enabled:
             return
-        _append(self.output_dir / "eval.jsonl", [{"step": step, **results}])
+        append_rows(self.output_dir / "eval.jsonl", [{"step": step, **results}])
         numbers = {k: v for k, v in results.items() if isinstance(v, int | float)}
         if self.wandb_run:
-            self.wandb_run.log({f"eval/{k}": v for k, v in numbers.items()}, step=step)
+            sent = {f"eval/{k}": v for k, v in numbers.items()}
+            predictions = read_rows(evaluation_folder(self.output_dir, step) / "predictions.jsonl")
+            if predictions:
+                sent["eval/predictions"] = predictions_table(predictions)
+            self.wandb_run.log(sent, step=step)
         self.say(f"evaluation at step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+    def log_overlay(self, step: int, draw: Callable[[Path], Path | None]) -> None:
+        """Have a picture of what was kept drawn into overlays/; draw: given its path, None when there is none."""
+        if not self.enabled:
+            return
+        picture = draw(self.output_dir / "overlays" / f"step-{step:07d}.png")
+        if picture is not None and self.wandb_run:
+            self.wandb_run.log({"kept_windows": image(picture)}, step=step)
+
+    def draw_curves(self, last: bool = False) -> None:
+        """Bring curves.png up to date, unless it was a moment ago; last: in any case."""
+        metrics = self.output_dir / "metrics.jsonl"
+        recent = time.monotonic() - self.drawn < SECONDS_BETWEEN_CURVES
+        if not self.enabled or (recent and not last) or not metrics.exists():
+            return
+        from .visualize import draw_curves
+
+        draw_curves(metrics, self.output_dir / "curves.png", self.output_dir / "eval.jsonl")
+        self.drawn = time.monotonic()
 
     def _is_due(self, step: int) -> bool:
         return step == self.max_steps or step % math.ceil(self.max_steps / PLAIN_LINES) == 0
@@ -108,21 +147,24 @@ class Tracker:
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def keep_rows(path: Path, step: int) -> None:
-    """Drop the rows of a JSONL file that come after a step, and a last line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # the process died while writing this line; nothing follows it
-        if row["step"] <= step:
-            kept.append(line + "\n")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+def predictions_table(predictions: Sequence[Mapping[str, Any]]) -> Any:
+    """A wandb table of the first TABLE_ROWS predictions, as in predictions.jsonl."""
+    import wandb
+
+    cells = [[_cell(row.get(name)) for name in TABLE_COLUMNS] for row in predictions[:TABLE_ROWS]]
+    return wandb.Table(columns=list(TABLE_COLUMNS), data=cells)
+
+
+def _cell(value: Any) -> Any:
+    """Lists become text: a column of a table has one plain type."""
+    return "; ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def image(path: Path) -> Any:
+    """A picture for wandb, which copies the file."""
+    import wandb
+
+    return wandb.Image(str(path))
 
 
 def start_wandb(config: WandbConfig, output_dir: Path, settings: Mapping[str, Any]) -> Any:
@@ -144,14 +186,10 @@ def start_wandb(config: WandbConfig, output_dir: Path, settings: Mapping[str, An
     )
 
 
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _summary(row: Mapping[str, Any]) -> str:
+    fill = f"rows {row['fill']:.0%} full  " if "fill" in row else ""
     return (
-        f"loss {row['loss']:.4f}  aux {row['aux_loss']:.4f}  kept {row['kept']:.1%}  "
+        f"loss {row['loss']:.4f}  aux {row['aux_loss']:.4f}  kept {row['kept']:.1%}  {fill}"
         f"{row['tokens_per_s']:,.0f} tokens/s"
     )
 

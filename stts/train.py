@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from .checkpoint import is_finished, newest_checkpoint, write_settings
+from .checkpoint import is_finished, newest_checkpoint
+from .settings import write_settings
+from .startup import describe
 from .stopping import Interrupted, StopSignals
 from .tracking import Tracker
 from .train_config import LearningRates, TrainConfig, WandbConfig
-from .trainer import Evaluate, Trainer
+from .trainer import Evaluate, Trainer, join_processes
 
 __all__ = ["Interrupted", "LearningRates", "TrainConfig", "WandbConfig", "train"]
 
@@ -38,6 +41,10 @@ def train(
     checkpoint saved, and ValueError when the loss is not finite.
     """
     output_dir = Path(output_dir)
+    if config.global_batch is not None:
+        config = config.for_devices(join_processes().num_processes)
+    if config.epochs is not None:
+        config = config.with_steps(len(dataset), join_processes().num_processes)
     if is_finished(output_dir, config.max_steps):
         print(f"finished already, {config.max_steps} steps: the model is in {output_dir / 'model'}")
         return newest_checkpoint(output_dir)
@@ -48,24 +55,32 @@ def train(
     if settings and trainer.is_main:
         write_settings(output_dir, settings)
     batches = trainer.batches(dataset)
+    wandb = wandb or WandbConfig()
     tracker = Tracker(output_dir, config.max_steps, done, wandb, settings, trainer.is_main)
-    with tracker, StopSignals() as signals:
+    with tracker, StopSignals() as signals, closing(batches):
         tracker.say(f"{'resuming after' if done else 'starting at'} step {done} of {config.max_steps}")
+        for line in describe(trainer.plain_model, trainer.accelerator, trainer.bf16):
+            tracker.say(line)
         for step in range(done + 1, config.max_steps + 1):
             trainer.step(list(islice(batches, config.grad_accumulation)))
 
             log, save = trainer.is_due(config.log_every), trainer.is_due(config.save_every)
+            draw = trainer.is_due(wandb.images_every)
             evaluates = evaluate is not None and trainer.is_due(config.eval_every)
             stop = trainer.any_process(signals.received) if log or not trainer.is_distributed else 0
-            if log or evaluates or save or stop:
+            if log or evaluates or save or draw or stop:
                 tracker.log(trainer.read_metrics())
                 trainer.refuse_bad_batch()
+            if draw:
+                tracker.log_overlay(step, trainer.draw_overlay)
             if evaluates:
                 tracker.log_evaluation(step, trainer.evaluate(evaluate))
             if save or stop:
                 trainer.save()
+                tracker.draw_curves()
             if stop and step < config.max_steps:
                 raise Interrupted(stop, newest_checkpoint(output_dir))
         trainer.finish()
+        tracker.draw_curves(last=True)
         tracker.say(f"finished: the model is in {output_dir / 'model'}")
     return newest_checkpoint(output_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from .eval.tasks import BenchmarkSpec
 from .models import ModelSpec
 
 GROUPS = ("vision", "adapter", "llm", "scorer")
+LLM_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Matrices of an LLM layer that LoRA may adapt."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,79 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters on the LLM's matrices, which stay frozen themselves: W x + alpha / rank * B A x."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    """Of what goes into A."""
+    targets: tuple[str, ...] = LLM_LINEARS
+    """Which matrices of every layer."""
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 1, "lora.rank", self.rank, "must be at least 1")
+        check(self.alpha > 0, "lora.alpha", self.alpha, "must be above 0")
+        check(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must be in [0, 1)")
+        unknown = sorted(set(self.targets) - set(LLM_LINEARS))
+        check(
+            self.targets and not unknown,
+            "lora.targets",
+            list(self.targets),
+            f"must be of {', '.join(LLM_LINEARS)}",
+        )
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How several devices share the work: the config group `parallel`."""
+
+    name: str = "ddp"
+    """"ddp": each holds the whole model; "fsdp": weights, gradients and optimizer state sharded (torch's FSDP2)."""
+    reshard: bool = True
+    """fsdp: free a layer's weights after its forward pass and gather them again in the backward pass. False: faster,
+    but the gathered weights of the whole model must fit."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("ddp", "fsdp"):
+            raise ValueError(f"parallel.name is {self.name!r}, must be ddp or fsdp")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train. Raises ValueError, naming the setting, when a value is out of range."""
 
     max_steps: int = 200
     """Optimizer steps of the whole run."""
+    epochs: float | None = None
+    """Passes over the training data, in place of max_steps."""
     batch_size: int = 8
     """Examples of one forward pass on one device."""
     max_tokens: int | None = None
     """Pack examples into rows of at most so many tokens, counted after pruning. None: one a row, padded."""
+    max_frames: int | None = None
+    """And of at most so many frames."""
+    pack_buffer: int = 0
+    """Examples read ahead to find those that fill a row; batch_size then counts rows. 0: the batch_size examples of
+    a forward pass are packed as they come."""
+    too_long: str = "error"
+    """What to do with an example that is over the budget of a row by itself: "error" (stop), "skip", or
+    "truncate_text" (cut the end of its text; never its video). Each is listed in output_dir/left_out.jsonl."""
+    loss_weight: str = "token"
+    """What counts the same in the loss: every supervised "token" of a step, or every "example"."""
     grad_accumulation: int = 1
     """Forward passes of one optimizer step."""
+    global_batch: int | None = None
+    """Examples (rows, with pack_buffer) of one optimizer step on all devices together, in place of grad_accumulation:
+    the same run on any number of devices. None: batch_size x devices x grad_accumulation."""
     lr: LearningRates = field(default_factory=LearningRates)
+    vit: bool = True
+    """Train the ViT, its scorer aside. False freezes it, as do the three that follow (and a learning rate of 0)."""
+    adapter: bool = True
+    llm: bool = True
+    scorer: bool = True
+    lora: LoraSettings | None = None
+    """Train low-rank adapters in the LLM in place of its own weights. None: the weights."""
     weight_decay: float = 0.02
     """Of matrices; biases, norms and the position table are not decayed."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -70,6 +134,10 @@ class TrainConfig:
     """"bf16", "no", or "auto": bf16 on CUDA, none elsewhere."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more compute."""
+    compile: bool = False
+    """Compile the layers of ViT and LLM with torch.compile: minutes at the start, then faster steps."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How several devices share the work."""
     save_every: int = 100
     """Steps between checkpoints; the last step always gets one. 0: only the last."""
     eval_every: int = 0
@@ -97,12 +165,36 @@ class TrainConfig:
             "seed",
         ):
             check(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        for name in ("max_tokens", "max_frames"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "must be at least 1 or null")
         check(
-            self.max_tokens is None or self.max_tokens >= 1,
-            "max_tokens",
-            self.max_tokens,
-            "must be at least 1 or null",
+            self.global_batch is None or (self.global_batch >= 1 and self.grad_accumulation == 1),
+            "global_batch",
+            self.global_batch,
+            "must be at least 1, with grad_accumulation left at 1, or null",
         )
+        packs = self.max_tokens is not None or self.max_frames is not None
+        check(
+            self.pack_buffer == 0 or (packs and self.pack_buffer >= self.batch_size),
+            "pack_buffer",
+            self.pack_buffer,
+            f"must be 0, or at least batch_size ({self.batch_size}) with max_tokens or max_frames set",
+        )
+        check(
+            self.too_long in ("error", "skip", "truncate_text"),
+            "too_long",
+            self.too_long,
+            "must be error, skip or truncate_text",
+        )
+        check(
+            self.loss_weight in ("token", "example"), "loss_weight", self.loss_weight, "must be token or example"
+        )
+        check(
+            self.epochs is None or (self.epochs > 0 and not self.pack_buffer), "epochs", self.epochs,
+            "must be above 0 or null; with pack_buffer set train.max_steps: scripts/check_data.py says how many "
+            "steps an epoch takes",
+        )  # fmt: skip
         check(
             self.schedule in ("cosine", "constant"), "schedule", self.schedule, "must be cosine or constant"
         )
@@ -117,6 +209,46 @@ class TrainConfig:
             self.betas,
             "must be two in [0, 1)",
         )
+        rates = self._rates()
+        if not any(rates.values()):
+            raise ValueError("train.vit, adapter, llm, scorer and lr leave nothing that would be trained")
+        check(
+            self.lora is None or rates["llm"] > 0, "lora", self.lora,
+            "must be null when the LLM is frozen: the adapters are what is trained of it",
+        )  # fmt: skip
+
+    def for_devices(self, number: int) -> TrainConfig:
+        """The same with the grad_accumulation that its global_batch takes on so many devices, if it has one.
+
+        Raises ValueError when they cannot share it evenly.
+        """
+        if self.global_batch is None:
+            return self
+        together = self.batch_size * number
+        if self.global_batch % together:
+            raise ValueError(
+                f"train.global_batch is {self.global_batch}, must be a multiple of train.batch_size x devices = "
+                f"{self.batch_size} x {number} = {together}"
+            )
+        passes = self.global_batch // together
+        return dataclasses.replace(self, grad_accumulation=passes, global_batch=None)
+
+    def with_steps(self, num_examples: int, num_processes: int) -> TrainConfig:
+        """The same with the max_steps that its epochs take, if it has any."""
+        if self.epochs is None:
+            return self
+        examples_per_step = self.batch_size * self.grad_accumulation * num_processes
+        steps = math.ceil(self.epochs * num_examples / examples_per_step - 1e-9)
+        return dataclasses.replace(self, max_steps=max(1, steps))
+
+    @property
+    def rates(self) -> LearningRates:
+        """Peak learning rates, 0 for the parts that are frozen."""
+        return LearningRates(**self._rates())
+
+    def _rates(self) -> dict[str, float]:
+        switches = zip(GROUPS, (self.vit, self.adapter, self.llm, self.scorer), strict=True)
+        return {part: getattr(self.lr, part) if trained else 0.0 for part, trained in switches}
 
 
 @dataclass(frozen=True)
@@ -153,15 +285,40 @@ class WandbConfig:
     entity: str | None = None
     name: str | None = None
     """Of the run. None: the name of the output folder."""
+    images_every: int = 0
+    """Steps between pictures of what was kept of a training video, in output_dir/overlays and, in a run of wandb,
+    there; 0: none."""
 
     def __post_init__(self) -> None:
         if self.mode not in ("disabled", "offline", "online"):
             raise ValueError(f"wandb.mode is {self.mode!r}, must be disabled, offline or online")
+        if self.images_every < 0:
+            raise ValueError(f"wandb.images_every is {self.images_every}, must be 0 or more")
         if self.mode == "online" and not has_wandb_key():
             raise ValueError(
                 "wandb.mode is online but no API key was found: set WANDB_API_KEY or run `wandb login`, "
                 "or use wandb.mode=offline"
             )
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """How scripts/check_data.py looks data over: the keys under `check`."""
+
+    limit: int | None = None
+    """Look at so many examples, drawn at random. None: at all."""
+    decode: bool = False
+    """Decode the frames as well."""
+    processes: int = 1
+    """That will train together."""
+    output: str | None = None
+    """File that gets every problem."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"check.limit is {self.limit}, must be at least 1 or null")
+        if self.processes < 1:
+            raise ValueError(f"check.processes is {self.processes}, must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -189,6 +346,8 @@ class RunConfig:
         pruning = {key: config[key] for key in ("prune_ratio", "policy")}
         video = from_dict(VideoConfig, {"frames": config["frames"], **config["video"]})
         benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
+        train = from_dict(TrainConfig, config["train"], "train")
+        parallel = from_dict(ParallelConfig, config["parallel"], "parallel")
         asking = {"benchmark": benchmark.name, "progress": False, **dataclasses.asdict(video)}
         return cls(
             model=model,
@@ -196,7 +355,7 @@ class RunConfig:
             stts=from_dict(STTSConfig, pruning | config["stts"]),
             data=DataSpec.from_dict(config["data"]),
             video=video,
-            train=from_dict(TrainConfig, config["train"], "train"),
+            train=dataclasses.replace(train, parallel=parallel),
             benchmark=benchmark,
             evaluation=from_dict(EvalConfig, asking | config["eval"], "eval"),
             wandb=from_dict(WandbConfig, config["wandb"], "wandb"),

@@ -20,22 +20,37 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, gather_object, set_seed
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 
-from .checkpoint import Progress, load_checkpoint, newest_checkpoint, rng_state, save_checkpoint, save_model
+from .checkpoint import (
+    Progress,
+    checkpoint_path,
+    clean_up,
+    load_checkpoint,
+    resume,
+    save_checkpoint,
+)
 from .data.collator import Collator
-from .data.sampler import EndlessBatches
+from .data.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
+from .data.fit import Budget
+from .data.order import Place, deal_again
 from .metrics import Churn, count, measure, metrics_row
-from .optim import build_optimizer, freeze, set_lr
+from .model_card import run_card
+from .optim import build_optimizer, set_lr
+from .overlays import draw_batch
+from .parallel import clip_gradients
+from .rng import rng_state
+from .saving import Saver
+from .startup import prepare
 from .stopping import leave_signals_to_the_parent
 from .train_config import TrainConfig
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
 """(model in eval mode, step) -> results, numbers by name."""
-PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 def join_processes() -> PartialState:
@@ -50,11 +65,8 @@ class Trainer:
     def __init__(self, model: nn.Module, processor: Any, config: TrainConfig, output_dir: Path) -> None:
         join_processes()
         self.accelerator = Accelerator(mixed_precision="no")  # autocast is entered where it is wanted
-        kind = self.accelerator.distributed_type
-        if kind not in PARALLELISM:
-            raise ValueError(f"training is for one device, or data-parallel on several, not for {kind.value}")
         if not model.stts.prune_ratio or model.stts.policy != "scorer":  # nothing would ask the scorer
-            config = dataclasses.replace(config, lr=dataclasses.replace(config.lr, scorer=0.0))
+            config = dataclasses.replace(config, scorer=False)
         self.config, self.processor, self.output_dir = config, processor, output_dir
         self.stts, self.churn = model.stts, Churn()
         self.device = self.accelerator.device
@@ -63,45 +75,56 @@ class Trainer:
         on_cuda = self.device.type == "cuda"
         self.bf16 = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and on_cuda)
 
-        set_seed(config.seed, device_specific=True)
-        freeze(model, config.lr)
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.plain_model = model.train()
-        self.model = self.accelerator.prepare_model(model)
+        self.plain_model = model
+        self.model = prepare(model, config, self.accelerator, self.bf16)
         self.optimizer = build_optimizer(model, config)
+        self.saver = Saver(model, processor, self.optimizer, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.progress = Progress()
         self.pending: list[tuple[dict[str, Any], Tensor]] = []
         self.bad: dict[str, Any] | None = None
-        if checkpoint := newest_checkpoint(output_dir):
-            self.progress = load_checkpoint(checkpoint, model, self.optimizer, self.accelerator.process_index)
+        self.seen: tuple[Batch, Tensor | None] | None = None  # last batch, and what was kept of it
+        self.place, self.feed, self.num_bad = Place(), None, 0  # of the training data
+        if self.is_main:
+            clean_up(output_dir)
+        self.progress = resume(output_dir, self._load, self.accelerator.print, self.is_main) or Progress()
         self.clock = time.perf_counter()
+
+    def _load(self, checkpoint: Path) -> Progress:
+        """Put the state of a checkpoint back. Raises Damaged when it cannot be read."""
+        rank = self.accelerator.process_index
+        return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
 
     def batches(self, dataset: Dataset) -> Iterator[Batch]:
         """Batches on the host from where the run stands, without end."""
         config, accelerator = self.config, self.accelerator
         if config.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
-        order = EndlessBatches(
-            len(dataset),
-            config.batch_size,
-            config.seed,
-            self.progress.examples,
-            accelerator.process_index,
-            accelerator.num_processes,
+        places = [Place.from_dict(place) for place in self.progress.places] or [Place()]
+        self.place = deal_again(places, config.batch_size, accelerator.num_processes)[accelerator.process_index]
+        collate = Collator(
+            self.processor.pad_token_id,
+            self.stts.prune_ratio,
+            config.max_tokens,
+            config.max_frames,
+            config.loss_weight,
         )
-        prune_ratio = self.plain_model.stts.prune_ratio
-        loader = DataLoader(
+        self.feed = Feed(
             dataset,
-            batch_sampler=order,
-            collate_fn=Collator(self.processor.pad_token_id, prune_ratio, config.max_tokens),
-            num_workers=config.num_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_signals_to_the_parent,
-            generator=torch.Generator().manual_seed(config.seed),  # else it draws from the model's numbers
+            collate,
+            FeedSpec(
+                config.batch_size,
+                config.seed,
+                config.pack_buffer,
+                config.too_long,
+                config.num_workers,
+                accelerator.process_index,
+                accelerator.num_processes,
+                log_path(self.output_dir, accelerator.process_index),
+            ),
+            self.place,
+            leave_signals_to_the_parent,
         )
-        return iter(loader)
+        return self.feed.batches(pin_memory=self.device.type == "cuda")
 
     def is_due(self, every: int) -> bool:
         """Whether what is done every so many steps (0: never) is due now; after the last one it always is."""
@@ -119,13 +142,14 @@ class Trainer:
             accumulate = self.accelerator.no_sync(self.model) if i < len(batches) - 1 else nullcontext()
             with accumulate:
                 sums.append(self._forward_backward(batch, token_shares[i], pair_shares[i]))
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
+        norm = clip_gradients(self.parameters, self.config.max_grad_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
         ids = [name for batch in batches for name in batch["ids"]]
         examples = self.progress.examples + len(ids) * self.accelerator.num_processes
         self.progress = Progress(self.progress.step + 1, examples)
+        self.place = batches[-1].get("place", self.place)
         row = {
             "step": self.progress.step,
             "lr": rates.get("llm", max(rates.values())),
@@ -133,6 +157,7 @@ class Trainer:
             **{f"lr_{group}": rate for group, rate in rates.items()},
             "tokens": sum(c["tokens"] for c in counts),
             "ids": ids,
+            "data": data_sums(batches, self.place),
         }
         # The norm is the same on all processes, and read_metrics adds them up.
         norm = norm.double()[None] / self.accelerator.num_processes
@@ -143,14 +168,15 @@ class Trainer:
         inputs = {
             k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
         }
-        del inputs["ids"]
+        inputs = {k: v for k, v in inputs.items() if k not in HOST_KEYS}
         with self._autocast():
             out = self.model(**inputs, use_cache=False)
         lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
         loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
-        if self.is_distributed and "pixel_values_videos" not in batch:
+        if isinstance(self.model, DistributedDataParallel) and "pixel_values_videos" not in batch:
             loss = loss + sum(p.sum() * 0 for p in self.parameters)  # the others wait for every gradient
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
+        self.seen = batch, out.keep_windows
         losses = torch.stack([lm_loss, aux_loss]).detach().double()
         return torch.cat([losses, measure(out, batch), self.churn.update(out.keep_windows, batch)])
 
@@ -175,8 +201,8 @@ class Trainer:
         device. refuse_bad_batch must follow."""
         rows, measured = zip(*self.pending, strict=True)
         self.pending = []
-        tokens = torch.tensor([row.pop("tokens") for row in rows], dtype=torch.float64).to(self.device)
-        table = torch.cat([torch.stack(measured), tokens[:, None]], 1)
+        counted = [[row.pop("tokens"), *row.pop("data")] for row in rows]
+        table = torch.cat([torch.stack(measured), torch.tensor(counted, dtype=torch.float64).to(self.device)], 1)
         if self.is_distributed:
             table = self.accelerator.reduce(table, reduction="sum")
         table = table.tolist()
@@ -184,16 +210,21 @@ class Trainer:
         seconds, self.clock = (now - self.clock) / len(rows), now
         finished = []
         for row, sums in zip(rows, table, strict=True):
+            sums, data = sums[:-NUM_SUMS], sums[-NUM_SUMS:]
             row |= metrics_row(sums, self.plain_model.stts.aux_loss_weight, seconds)
+            row |= feed_row(data, Budget(self.config.max_tokens, self.config.max_frames))
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 self.bad = row
                 break
             del row["ids"]
             finished.append(row)
+        self.num_bad = int(table[-1][-2])
         return finished
 
     def refuse_bad_batch(self) -> None:
         """Raises ValueError, after writing bad_batch.json, when a loss or gradient read was not finite."""
+        if self.feed:
+            self.feed.refuse(self.num_bad)
         if self.bad is None:
             return
         row, ids = self.bad, gather_object(self.bad["ids"])
@@ -210,29 +241,39 @@ class Trainer:
         """Results on the first process, {} on the others. Training goes on as if nothing had happened."""
         results: Mapping[str, Any] = {}
         self.plain_model.stts = self.stts
-        if self.is_main:
-            self.plain_model.eval()
+        if model := self.saver.whole_model(self.is_main):
+            model.to(self.device).eval()
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self._autocast():
-                results = evaluate(self.plain_model, self.progress.step)
-            self.plain_model.train()
+                results = evaluate(model, self.progress.step)
+            model.train()
         self._meet()
         return results
 
+    def draw_overlay(self, path: Path) -> Path | None:
+        """Draw what was kept of the first video of the last batch; None when nothing was pruned."""
+        return draw_batch(*self.seen, name=self.stts.policy, path=path)
+
     def save(self) -> None:
         """Write a checkpoint of this step."""
-        states = gather_object([rng_state()])
+        if (checkpoint_path(self.output_dir, self.progress.step) / "progress.json").exists():
+            return  # stopped again before the next step
+        states, places = gather_object([rng_state()]), gather_object([dataclasses.asdict(self.place)])
+        self.progress = dataclasses.replace(self.progress, places=places)
         self.plain_model.stts = self.stts  # a folder says what the model is for, not where the ramp was
+        write = self.saver.writer(self.output_dir)
         if self.is_main:
-            parts = (self.plain_model, self.processor, self.optimizer)
-            save_checkpoint(self.output_dir, self.progress, *parts, states, self.config.keep)
+            parts, card = (self.plain_model, self.processor, self.optimizer), self._card()
+            save_checkpoint(self.output_dir, self.progress, *parts, states, self.config.keep, card, write)
         self._meet()
 
     def finish(self) -> None:
         """Save the last checkpoint if the schedule did not, and the trained model to output_dir/model."""
         self.save()
-        if self.is_main:
-            save_model(self.output_dir / "model", self.plain_model, self.processor)
+        self.saver.save_result(self.output_dir, self._card() if self.is_main else "", self.is_main)
         self._meet()
+
+    def _card(self) -> str:
+        return run_card(self.output_dir, self.plain_model, self.progress.step)
 
     def _meet(self) -> None:
         self.accelerator.wait_for_everyone()

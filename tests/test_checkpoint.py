@@ -2,27 +2,30 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kills import killed_at
 
 from stts.checkpoint import (
+    Damaged,
     Progress,
-    check_output_dir,
+    check_files,
     checkpoint_path,
     checkpoints,
-    flatten,
+    clean_up,
     is_finished,
     load_checkpoint,
     newest_checkpoint,
-    rng_state,
+    resume,
     save_checkpoint,
-    set_rng_state,
-    whole_folder,
-    write_settings,
 )
+from stts.rng import rng_state, set_rng_state
+from stts.settings import check_output_dir, flatten, write_settings
 
 
 class Host(torch.nn.Linear):
@@ -124,26 +127,111 @@ def test_a_save_that_fails_leaves_neither_half_a_checkpoint_nor_a_leftover(tmp_p
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000001"]
 
 
-def test_whole_folder_replaces_the_old_one_only_when_complete(tmp_path):
-    folder = tmp_path / "model"
-    with whole_folder(folder) as partial:
-        (partial / "a").write_text("1")
-        assert not folder.exists()
-    (tmp_path / ".model.partial").mkdir()  # as a killed process would leave it
-    (tmp_path / ".model.partial" / "junk").write_text("x")
-    with whole_folder(folder) as partial:
-        (partial / "b").write_text("2")
-        assert (folder / "a").read_text() == "1"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert [path.name for path in folder.iterdir()] == ["b"]
-
-
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng.pt", "progress.json", "model/weights.pt"])
 def test_a_damaged_file_is_named(tmp_path, name):
     folder = save(tmp_path, 1)
     (folder / name).write_bytes((folder / name).read_bytes()[:7])
     with pytest.raises(ValueError, match=f"cannot read {folder / name.split('/')[0]}"):
         load_checkpoint(folder, *trained_host(0))
+
+
+def resumed(output_dir: Path, told: list[str]) -> Progress | None:
+    return resume(output_dir, lambda folder: load_checkpoint(folder, *trained_host(0)), told.append)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+DAMAGES = {
+    "a truncated file": ("model/weights.pt", lambda path: path.write_bytes(path.read_bytes()[:9]), "9 bytes"),
+    "an empty file": ("optimizer.pt", lambda path: path.write_bytes(b""), "has 0 bytes"),
+    "a missing file": ("rng.pt", Path.unlink, "is missing"),
+    "a missing folder": ("model", shutil.rmtree, "is missing"),
+    "a missing list": ("files.json", Path.unlink, "cannot read"),
+    "bad JSON": ("files.json", lambda path: path.write_text('{"model'), "cannot read"),
+    "JSON of another kind": ("files.json", lambda path: path.write_text("7"), "cannot read"),
+    "progress that is none": ("progress.json", overwrite, "cannot read"),
+    "weights full of zeros": ("model/weights.pt", overwrite, "cannot read"),
+    "an optimizer full of zeros": ("optimizer.pt", overwrite, "cannot read"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_newest_checkpoint_is_told_and_passed_over(tmp_path, kind):
+    name, damage, words = DAMAGES[kind]
+    save(tmp_path, 3)
+    newest = save(tmp_path, 6)
+    damage(newest / name)
+    told: list[str] = []
+    assert resumed(tmp_path, told) == Progress(3, 24)
+    assert len(told) == 1
+    assert name.split("/")[0] in told[0]
+    assert words in told[0]
+    assert "going on from" in told[0]
+    assert "step-0000003" in told[0]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-0000003"]
+    assert (tmp_path / "checkpoints" / "damaged-step-0000006").is_dir()  # nothing is thrown away
+
+    save(
+        tmp_path, 6, keep=1
+    )  # the run comes to that step again: the good one counts, and is not in anyone's way
+    assert resumed(tmp_path, told) == Progress(6, 48)
+    assert len(told) == 1
+
+
+def test_all_damaged_is_an_error_about_the_newest_and_changes_nothing(tmp_path):
+    for step in (3, 6):
+        (save(tmp_path, step) / "rng.pt").unlink()
+    with pytest.raises(Damaged, match=r"step-0000006/rng\.pt is missing; no checkpoint in .* start over"):
+        resumed(tmp_path, [])
+    assert len(checkpoints(tmp_path)) == 2
+    assert resumed(tmp_path / "elsewhere", []) is None
+
+
+def test_what_is_no_damage_is_not_passed_over(tmp_path):
+    """A checkpoint of another model is fine: the mistake is elsewhere, and an older one would hide it."""
+    save(tmp_path, 3)
+    save(tmp_path, 6)
+    host = Host()
+    host.extra = torch.nn.Linear(1, 1)
+    with pytest.raises(RuntimeError, match="extra"):
+        resume(tmp_path, lambda folder: load_checkpoint(folder, host, trained_host(0)[1]), print)
+    assert len(checkpoints(tmp_path)) == 2
+
+
+def test_only_the_first_process_sets_damaged_checkpoints_aside(tmp_path):
+    save(tmp_path, 3)
+    (save(tmp_path, 6) / "rng.pt").unlink()
+
+    def load(folder: Path) -> Progress:
+        return load_checkpoint(folder, *trained_host(0))
+
+    for _ in range(2):
+        assert resume(tmp_path, load, print, is_main=False).step == 3
+    assert len(checkpoints(tmp_path)) == 2
+    assert resume(tmp_path, load, print).step == 3
+    assert resume(tmp_path, load, print, is_main=False).step == 3  # who looks later finds the same
+    assert len(checkpoints(tmp_path)) == 1
+
+
+def test_killed_at_any_file_operation_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path):
+    """Real processes, killed before their first, second, ... file operation, until one gets to the end."""
+    for count in range(1, 200):
+        folder = tmp_path / str(count)
+        save(folder, 1, keep=1)
+        code = killed_at(count, folder, lambda folder=folder: save(folder, 2, keep=1))
+        newest = newest_checkpoint(folder)
+        check_files(newest)
+        assert resumed(folder, []).step == int(newest.name[-1])
+        clean_up(folder)
+        names = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert names <= {"step-0000001", "step-0000002"}
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert count > 10
+    assert names == {"step-0000002"}
 
 
 def test_no_code_in_a_checkpoint_is_run(tmp_path):

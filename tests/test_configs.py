@@ -17,13 +17,22 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stts.checkpoint import flatten, newest_checkpoint
+from stts.checkpoint import newest_checkpoint
 from stts.cli import CONFIG_DIR, documented_keys, explain, from_dict, launch
-from stts.train_config import LearningRates, RunConfig, TrainConfig, VideoConfig, WandbConfig
+from stts.settings import flatten
+from stts.train_config import (
+    LearningRates,
+    LoraSettings,
+    ParallelConfig,
+    RunConfig,
+    TrainConfig,
+    VideoConfig,
+    WandbConfig,
+)
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "train.py"
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
-NEEDED = {"jsonl": ["data.annotations=x.jsonl"], "molmo2_4b_video_50": ["data.annotations=x.jsonl"]}
+NEEDED = {"jsonl": ["data.annotations=x.jsonl"]}
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -39,7 +48,7 @@ def options(group: str) -> list[str]:
     "choice",
     [
         f"{group}={name}"
-        for group in ("model", "data", "benchmark", "experiment", "debug")
+        for group in ("model", "data", "benchmark", "parallel", "debug")
         for name in options(group)
     ],
 )
@@ -82,6 +91,27 @@ def test_the_users_command_reaches_the_settings():
     )
     assert (run.stts.prune_ratio, run.stts.policy, run.video.frames) == (0.3, "random", 64)
     assert (run.train.seed, run.checkpoint) == (7, "x")
+
+
+def test_how_devices_share_the_work_and_what_is_trained_reach_the_settings():
+    run = RunConfig.from_dict(
+        composed(
+            "parallel=fsdp",
+            "parallel.reshard=false",
+            "train.vit=false",
+            "train.lora={rank: 8, targets: [q_proj]}",
+        )
+    )
+    assert run.train.parallel == ParallelConfig("fsdp", reshard=False)
+    assert run.train.lora == LoraSettings(rank=8, targets=("q_proj",))
+    assert run.train.rates == dataclasses.replace(run.train.lr, vision=0.0)
+    assert RunConfig.from_dict(composed()).train.parallel == ParallelConfig("ddp")
+    for override, message in (
+        ("parallel.name=tensor", "parallel.name is 'tensor', must be ddp or fsdp"),
+        ("train.lora={ranks: 8}", r"train.lora.ranks is not a setting; did you mean train.lora.rank\?"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RunConfig.from_dict(composed(override))
 
 
 def test_runs_of_a_sweep_get_folders_of_their_own():
@@ -303,8 +333,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, clips, tiny_folder):
 def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, tmp_path, clips, tiny_folder):
     single, double = tmp_path / "single", tmp_path / "double"
     assert run_script(monkeypatch, tmp_path, *small(clips, tiny_folder, output_dir=single)) == 0
-    arguments = small(clips, tiny_folder, **{"output_dir": double, "train.batch_size": 1})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = small(clips, tiny_folder, **{"output_dir": double, "train.batch_size": 1, "parallel": "fsdp"})
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
     done = subprocess.run(
         [*launcher, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=180
     )

@@ -122,3 +122,5 @@ def test_learning_rates_must_be_positive_somewhere_and_negative_nowhere():
         LearningRates(llm=-1)
     with pytest.raises(ValueError, match="nothing would be trained"):
         LearningRates(0, 0, 0, 0)
+    with pytest.raises(ValueError, match="leave nothing that would be trained"):
+        TrainConfig(lr=LearningRates(vision=0, adapter=0, llm=1e-3, scorer=1e-3), llm=False, scorer=False)

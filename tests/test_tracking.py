@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from stts.tracking import Tracker, keep_rows
+from stts import tracking
+from stts.checkpoint import evaluation_folder
+from stts.durable import append_rows
+from stts.provenance import git_state
+from stts.tracking import Tracker
 from stts.train_config import WandbConfig
 
 
@@ -25,16 +30,6 @@ def row(step: int, **changes) -> dict:
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_rows_after_the_step_and_a_torn_line_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    keep_rows(path, 3)
-    assert not path.exists()
-    path.write_text("".join(json.dumps(row(step)) + "\n" for step in (1, 2, 3, 4)) + '{"step": 3, "lo')
-    keep_rows(path, 3)
-    assert [r["step"] for r in lines(path)] == [1, 2, 3]
-    assert path.read_text().endswith("\n")
 
 
 def test_without_a_terminal_there_are_plain_lines_and_not_too_many(tmp_path, capsys):
@@ -94,38 +89,155 @@ class FakeWandb:
     def finish(self, exit_code: int) -> None:
         self.exit_codes.append(exit_code)
 
+    def Table(self, columns: list, data: list) -> tuple:  # noqa: N802
+        return ("table", columns, data)
 
-def test_wandb_gets_every_row_and_goes_on_with_the_same_run(tmp_path, monkeypatch):
-    wandb = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    config = WandbConfig(mode="offline", project="p")
-    with Tracker(tmp_path, 4, wandb=config, settings={"prune_ratio": 0.5}) as tracker:
+    def Image(self, path: str) -> tuple:  # noqa: N802
+        return ("image", path)
+
+
+@pytest.fixture
+def wandb(monkeypatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+OFFLINE = WandbConfig(mode="offline", project="p")
+
+
+def test_wandb_gets_every_row_and_goes_on_with_the_same_run(tmp_path, wandb):
+    with Tracker(tmp_path, 4, wandb=OFFLINE, settings={"prune_ratio": 0.5}) as tracker:
         tracker.log([row(1), row(2)])
         tracker.log_evaluation(2, {"accuracy": 0.5})
-    with pytest.raises(KeyError), Tracker(tmp_path, 4, step=2, wandb=config):
+    with pytest.raises(KeyError), Tracker(tmp_path, 4, step=2, wandb=OFFLINE):
         raise KeyError
     assert wandb.started[0]["id"] == wandb.started[1]["id"] == (tmp_path / "wandb_run_id.txt").read_text()
     assert wandb.started[0]["mode"] == "offline"
-    assert wandb.started[0]["config"] == {"prune_ratio": 0.5}
+    assert wandb.started[0]["config"]["prune_ratio"] == 0.5
     assert wandb.started[0]["name"] == tmp_path.name
     expected = {k: v for k, v in row(1).items() if v is not None}
     assert wandb.logged == [(1, expected), (2, expected | {"step": 2}), (2, {"eval/accuracy": 0.5})]
     assert wandb.exit_codes == [0, 1]
 
 
+def test_every_start_is_listed_with_its_code_and_wandb_knows_too(tmp_path, wandb):
+    for step in (0, 3):
+        with Tracker(tmp_path, 4, step, wandb=OFFLINE):
+            pass
+    starts = lines(tmp_path / "starts.jsonl")
+    assert [start["step"] for start in starts] == [0, 3]
+    assert starts[0]["versions"]["torch"] == torch.__version__
+    assert starts[0]["command"] == sys.argv
+    assert [started["config"]["provenance"] for started in wandb.started] == starts
+
+
+def test_git_state_is_that_of_the_repository(tmp_path):
+    assert git_state(tmp_path) is None
+    assert git_state(tmp_path / "nowhere") is None
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-b", "trunk")
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("1")
+    git("add", ".")
+    assert git_state(tmp_path) is None  # no commit yet
+    git("commit", "-m", "x")
+    clean = {"commit": git("rev-parse", "HEAD"), "branch": "trunk", "changed": []}
+    assert git_state(tmp_path) == clean
+    (tmp_path / "b").write_text("2")
+    (tmp_path / "untracked").write_text("2")
+    assert git_state(tmp_path) == clean | {"changed": ["b"]}
+
+
+def test_predictions_of_an_evaluation_go_to_wandb_as_a_table(tmp_path, wandb):
+    folder = evaluation_folder(tmp_path, 2)
+    folder.mkdir(parents=True)
+    predictions = [
+        {"id": f"q{i}", "question": "which?", "options": ["red", "blue"], "answer": "A", "predicted": None}
+        for i in range(tracking.TABLE_ROWS + 1)
+    ]
+    append_rows(folder / "predictions.jsonl", predictions)
+    with Tracker(tmp_path, 4, wandb=OFFLINE) as tracker:
+        tracker.log_evaluation(2, {"accuracy": 0.5})
+    ((step, sent),) = wandb.logged
+    kind, columns, data = sent["eval/predictions"]
+    assert (step, kind, len(data)) == (2, "table", tracking.TABLE_ROWS)
+    first = dict(zip(columns, data[0], strict=True))
+    assert first["id"] == "q0"
+    assert first["options"] == "red; blue"
+    assert first["predicted"] is None
+
+
+def test_pictures_are_drawn_locally_and_sent_when_there_is_a_run(tmp_path, wandb):
+    drawn = []
+
+    def draw(path: Path) -> Path:
+        drawn.append(path)
+        return path
+
+    for config in (None, OFFLINE):
+        with Tracker(tmp_path, 4, wandb=config) as tracker:
+            tracker.log_overlay(3, draw)
+            tracker.log_overlay(4, lambda path: None)  # nothing was pruned
+    with Tracker(tmp_path, 4, wandb=OFFLINE, enabled=False) as tracker:
+        tracker.log_overlay(3, draw)
+    picture = tmp_path / "overlays" / "step-0000003.png"
+    assert drawn == [picture, picture]
+    assert wandb.logged == [(3, {"kept_windows": ("image", str(picture))})]
+
+
+def test_curves_are_drawn_at_the_end_and_now_and_then(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now[0])
+    picture = tmp_path / "curves.png"
+    with Tracker(tmp_path, 4) as tracker:
+        tracker.draw_curves(last=True)
+        assert not picture.exists()  # no rows yet
+        tracker.log([row(1, target_mean=0.2, churn=0.1)])
+        tracker.draw_curves()
+        assert not picture.exists()
+        now[0] = 61.0
+        tracker.draw_curves()
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        picture.unlink()
+        tracker.draw_curves()
+        assert not picture.exists()
+        append_rows(tmp_path / "eval.jsonl", [{"step": 1, "accuracy": 0.5}])
+        tracker.draw_curves(last=True)
+    assert picture.exists()
+
+
 @pytest.mark.slow
-def test_wandb_offline_writes_its_files_for_real(tmp_path):
+def test_wandb_offline_takes_rows_pictures_and_tables_for_real(tmp_path):
+    folder = evaluation_folder(tmp_path, 1)
+    folder.mkdir(parents=True)
+    append_rows(
+        folder / "predictions.jsonl", [{"id": "q", "options": ["a", "b"], "correct": True, "kept": 0.5}]
+    )
     code = (
-        "import sys; from pathlib import Path; from stts.tracking import Tracker; "
-        "from stts.train_config import WandbConfig\n"
+        "import sys; from pathlib import Path; from stts.tracking import Tracker; import numpy as np; "
+        "from stts.train_config import WandbConfig; from stts.visualize import draw_kept\n"
+        "frames, keep = np.zeros((2, 6, 6, 3), 'uint8'), np.ones((2, 2, 2), bool)\n"
         "with Tracker(Path(sys.argv[1]), 1, wandb=WandbConfig(mode='offline')) as t:\n"
-        "    t.log([dict(step=1, loss=1., aux_loss=0., kept=1., tokens_per_s=1., seconds=1.)])"
+        "    t.log([dict(step=1, loss=1., aux_loss=0., kept=1., tokens_per_s=1., seconds=1.)])\n"
+        "    t.log_overlay(1, lambda path: draw_kept(frames, {'a': keep}, path))\n"
+        "    t.log_evaluation(1, {'accuracy': 1.0})\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert list(run.glob("*.wandb"))
+    sent = [path.relative_to(run / "files" / "media").parts[0] for path in run.rglob("media/**/*.*")]
+    assert sorted(sent) == ["images", "table"]
 
 
 def test_disabled_wandb_is_not_even_imported(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
-from stts.data.sampler import EndlessBatches
+from stts.data.order import Order
 from stts.models import ModelSpec, load_model
 from stts.train import Interrupted, LearningRates, TrainConfig, train
 from stts.trainer import Trainer
@@ -263,24 +263,27 @@ def changed_parts(before: dict, model) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("stts", "rates", "expected"),
+    ("stts", "settings", "expected"),
     [
-        ({}, {"vision": 0.0, "llm": 0.0}, {"adapter", "scorer"}),
+        ({}, {"vit": False, "llm": False}, {"adapter", "scorer"}),
+        ({}, {"vit": False, "lr": LearningRates(llm=0.0)}, {"adapter", "scorer"}),
+        ({}, {"scorer": False}, {"vision", "adapter", "llm"}),
         ({"prune_ratio": 0.0}, {}, {"vision", "adapter", "llm"}),
         ({"policy": "random"}, {}, {"vision", "adapter", "llm"}),
-        ({"policy": "temporal"}, {"adapter": 0.0}, {"vision", "llm"}),
+        ({"policy": "temporal"}, {"adapter": False}, {"vision", "llm"}),
     ],
 )
-def test_frozen_parts_and_a_scorer_nobody_asks_stay_as_they_are(setup, tmp_path, stts, rates, expected):
+def test_frozen_parts_and_a_scorer_nobody_asks_stay_as_they_are(setup, tmp_path, stts, settings, expected):
     model, processor, dataset = setup(**stts)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train(model, processor, dataset, config(max_steps=1, lr=LearningRates(**rates)), tmp_path)
+    train(model, processor, dataset, config(max_steps=1, **settings), tmp_path)
     assert changed_parts(before, model) == expected
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(setup, tmp_path):
     model, processor, dataset = setup()
-    second = [batch for batch, _ in zip(EndlessBatches(len(dataset), 2, seed=0), range(2), strict=False)][1]
+    order = Order([len(dataset)], seed=0)
+    second = [order[2], order[3]]
 
     class Poisoned(VideoQADataset):
         def __getitem__(self, index):
@@ -315,27 +318,3 @@ def test_evaluation_comes_in_time_and_leaves_training_alone(setup, tmp_path):
     found = [json.loads(line) for line in (evaluated / "eval.jsonl").read_text().splitlines()]
     assert found == [{"step": s, "accuracy": s / 10, "note": "text"} for s in seen]
     assert rows(plain) == rows(evaluated)
-
-
-def test_the_order_of_the_data_is_a_permutation_each_epoch_and_a_function_of_the_position():
-    stream = EndlessBatches(10, 3, seed=4)
-    batches = [batch for batch, _ in zip(stream, range(20), strict=False)]
-    flat = [index for batch in batches for index in batch]
-    epochs = [flat[i : i + 10] for i in range(0, 60, 10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 6
-    resumed = [batch for batch, _ in zip(EndlessBatches(10, 3, seed=4, start=21), range(13), strict=False)]
-    assert resumed == batches[7:]
-    other = next(iter(EndlessBatches(10, 10, seed=5)))
-    assert other not in epochs
-
-
-def test_processes_share_every_step_between_them():
-    whole = [batch for batch, _ in zip(EndlessBatches(10, 6, seed=4), range(5), strict=False)]
-    parts = [EndlessBatches(10, 3, seed=4, rank=rank, num_processes=2) for rank in (0, 1)]
-    assert [a + b for a, b, _ in zip(*parts, range(5), strict=False)] == whole
-
-
-def test_no_data_is_refused():
-    with pytest.raises(ValueError, match="no examples"):
-        EndlessBatches(0, 2, seed=0)

@@ -1,0 +1,63 @@
+"""Settings of scripts/visualize.py, apart from the drawing: mistakes in them are found before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import STTSConfig
+
+READING = ("max_fps", "backend", "sampling", "start", "end")
+
+
+@dataclass(frozen=True)
+class DrawingConfig:
+    """What to look at and how to draw it. Raises ValueError, naming the key, for a value that makes no sense."""
+
+    video: str | None
+    """A file."""
+    frames: int
+    """At most this many frames of it are shown to the model."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of stts.data.read_video."""
+    question: str | None = None
+    """Asked about the video, if given; the answer stands in the title."""
+    options: tuple[str, ...] = ()
+    """Of a multiple-choice question."""
+    seed: int = 0
+    """Of policies that draw by chance."""
+    sheet_frames: int = 24
+    """Frames on the contact sheet; of longer clips evenly spaced ones."""
+    mp4: bool = True
+    """Write the moving picture, too."""
+    fps: float = 4.0
+    """Its frames a second, however far apart they lie in the video."""
+
+    def __post_init__(self) -> None:
+        if not self.video:
+            raise ValueError("video is not set: give the file to look at, e.g. video=clip.mp4")
+        object.__setattr__(self, "video", str(Path(self.video).expanduser()))
+        if not Path(self.video).is_file():
+            raise ValueError(f"video is {self.video!r}: no such file")
+        _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
+        _check(self.seed >= 0, "seed", self.seed, "must be 0 or more")
+        _check(self.sheet_frames >= 1, "draw.sheet_frames", self.sheet_frames, "must be at least 1")
+        _check(0 < self.fps <= 120, "draw.fps", self.fps, "must be above 0 and at most 120")
+        _check(not self.options or self.question, "options", self.options, "needs question=...")
+        if unknown := [key for key in self.reading if key not in READING]:
+            raise ValueError(f"reading.{unknown[0]} is not a setting; known: {', '.join(READING)}")
+
+
+def headline(
+    name: str, model: str, stts: STTSConfig, question: str | None = None, reply: str | None = None
+) -> str:
+    """What stands above the pictures: the video and the pruning, then question and answer if there are."""
+    line = f"{name}   {model}, policy {stts.policy}, {stts.prune_ratio:.0%} dropped"
+    return line if question is None else f"{line}\n{question}  \N{RIGHTWARDS ARROW}  {reply}"
+
+
+def _check(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}, {rule}")

@@ -1,0 +1,64 @@
+"""What happens to a model before its first step, and what a run says about that."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from torch import nn
+
+from .attention import describe_attention
+from .compiled import compile_layers
+from .lora import add_adapters
+from .optim import freeze, group_of
+from .parallel import is_sharded, shard
+from .train_config import GROUPS, TrainConfig
+
+PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+def prepare(model: nn.Module, config: TrainConfig, accelerator: Accelerator, bf16: bool) -> nn.Module:
+    """Give a model adapters, freeze, move, shard and compile it, as the settings say; returns what is called in its
+    place, the model itself or DDP around it.
+
+    Raises ValueError for a kind of parallelism that is none of ours.
+    """
+    kind = accelerator.distributed_type
+    if kind not in PARALLELISM:
+        raise ValueError(
+            f"the launcher asks for {kind.value}, but parallel=ddp|fsdp decides: start with torchrun, or with "
+            "`accelerate launch --multi_gpu`"
+        )
+    if config.lora:
+        add_adapters(model, config.lora, config.seed)
+    set_seed(config.seed, device_specific=True)
+    freeze(model, config.rates)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    if config.parallel.name == "fsdp" and accelerator.num_processes > 1:
+        called = shard(model, accelerator.device, accelerator.num_processes, bf16, config.parallel.reshard)
+    else:
+        called = accelerator.prepare_model(model)
+    if config.compile:
+        compile_layers(model)
+    return called
+
+
+def describe(model: nn.Module, accelerator: Accelerator, bf16: bool) -> list[str]:
+    """Lines for the log: who computes, what is trained, and with which kernels."""
+    number = accelerator.num_processes
+    how = "sharded over them (FSDP2)" if is_sharded(model) else "whole on each (DDP)"
+    sharing = f"{number} processes, the model {how}" if number > 1 else "one process"
+    trained, total = Counter(), Counter()
+    for name, parameter in model.named_parameters():
+        total[group_of(name)] += parameter.numel()
+        trained[group_of(name)] += parameter.numel() * parameter.requires_grad
+    parts = (f"{group} {trained[group]:,} of {total[group]:,}" for group in GROUPS)
+    return [
+        f"{accelerator.device.type}, {sharing}, {'bf16' if bf16 else 'full precision'}",
+        f"trained parameters: {', '.join(parts)}",
+        f"attention: {describe_attention(model, torch.bfloat16 if bf16 else None)}",
+    ]

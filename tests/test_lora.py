@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Molmo2ForConditionalGeneration
+
+from stts import STTSConfig
+from stts.checkpoint import newest_checkpoint
+from stts.data import Collator, VideoQADataset
+from stts.lora import add_adapters, is_adapter, merged
+from stts.models import ModelSpec, load_model
+from stts.parallel import in_one_piece
+from stts.tracking import Tracker
+from stts.train import TrainConfig, train
+from stts.train_config import LoraSettings
+
+LORA = LoraSettings(rank=4, alpha=6, targets=("q_proj", "v_proj", "down_proj"))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
+
+
+def start(folder: Path, clips: Path):
+    torch.manual_seed(0)
+    model, processor = load_model(ModelSpec(str(folder)), STTSConfig())
+    return model, processor, VideoQADataset(clips / "train.jsonl", None, processor, frames=3)
+
+
+def config(**changes) -> TrainConfig:
+    defaults = {"max_steps": 3, "batch_size": 2, "warmup_steps": 1, "num_workers": 0, "save_every": 2}
+    return TrainConfig(**defaults | {"lora": LORA, "vit": False} | changes)
+
+
+def logits(model, dataset) -> torch.Tensor:
+    batch = {key: value for key, value in Collator(0)([dataset[0]]).items() if key != "ids"}
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder, clips, tmp_path_factory) -> Path:
+    """The folder of a run of three steps."""
+    output_dir = tmp_path_factory.mktemp("lora")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
+        train(*start(tiny_folder, clips), config(), output_dir)
+    return output_dir
+
+
+def test_merged_weights_do_what_the_adapters_did(tiny_folder, clips):
+    model, _, dataset = start(tiny_folder, clips)
+    before = logits(model, dataset)
+    add_adapters(model, LORA)
+    torch.testing.assert_close(logits(model, dataset), before)  # at first they change nothing
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                parameter.normal_(std=0.2)
+    changed = logits(model, dataset)
+    assert (changed - before).abs().max() > 0.1
+    whole = in_one_piece(model, merged(model.state_dict(), LORA))
+    assert not any(is_adapter(name) or "base_layer" in name for name in whole.state_dict())
+    torch.testing.assert_close(logits(whole, dataset), changed, atol=1e-4, rtol=1e-4)
+
+
+def test_only_adapters_scorer_and_pooling_are_trained(tiny_folder, trained):
+    before, after = (
+        load_model(ModelSpec(str(folder)), STTSConfig())[0].state_dict()
+        for folder in (tiny_folder, trained / "model")
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    llm = {name for name in moved if "language_model" in name}
+    assert {name.rsplit(".", 2)[1] for name in llm} == set(LORA.targets)
+    assert len(llm) == len(LORA.targets) * 3  # layers of the tiny LLM
+    others = {name.split(".")[1] for name in moved - llm if "scorer" not in name}
+    assert others == {"multi_modal_projector"}
+    assert any("scorer" in name for name in moved)
+
+
+def test_folders_of_adapters_load_like_the_merged_model(tiny_folder, clips, trained):
+    model, _, dataset = start(trained / "model", clips)
+    expected = logits(model, dataset)
+    adapters = trained / "adapter"
+    for folder in (adapters, newest_checkpoint(trained) / "adapter"):
+        loaded = load_model(ModelSpec(name="tiny"), STTSConfig(), checkpoint=folder)[0]
+        assert type(loaded) is type(model)
+        torch.testing.assert_close(logits(loaded, dataset), expected, atol=1e-5, rtol=1e-5)
+    from peft import PeftModel
+
+    plain = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
+    plain = PeftModel.from_pretrained(plain, adapters).merge_and_unload().state_dict()
+    for name, tensor in model.state_dict().items():
+        if "language_model" in name:
+            torch.testing.assert_close(plain[name], tensor, atol=1e-6, rtol=1e-6)
+    assert set(load_file(adapters / "trained.safetensors")) == {
+        name for name in model.state_dict() if ".scorer." in name or "multi_modal_projector" in name
+    }
+
+
+def test_a_run_with_adapters_goes_on_bit_for_bit(tiny_folder, clips, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(newest_checkpoint(tmp_path / "run"))
+    assert not (
+        newest_checkpoint(tmp_path / "run") / "model"
+    ).exists()  # the LLM is not written again and again
+    train(*start(tiny_folder, clips), config(), tmp_path / "run")
+    for name in (
+        "model/model.safetensors",
+        "adapter/adapter_model.safetensors",
+        "adapter/trained.safetensors",
+    ):
+        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_adapters_on_adapters_load_too(clips, trained, tmp_path):
+    train(*start(trained / "adapter", clips), config(max_steps=1), tmp_path)
+    model, _, dataset = start(tmp_path / "model", clips)
+    loaded = start(tmp_path / "adapter", clips)[0]
+    torch.testing.assert_close(logits(loaded, dataset), logits(model, dataset), atol=1e-5, rtol=1e-5)
+
+
+def test_mistakes_are_named(tiny_folder, clips, trained, tmp_path, monkeypatch):
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained / "adapter", folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "gone/a/b"})
+    )
+    with pytest.raises(ValueError, match=r"base_model_name_or_path in .* is 'gone/a/b': no such folder"):
+        load_model(ModelSpec(str(folder)), STTSConfig())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="does not say what was adapted"):
+        load_model(ModelSpec(str(folder)), STTSConfig())
+    (folder / "trained.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"trained\.safetensors missing"):
+        load_model(ModelSpec(str(folder)), STTSConfig())
+    with pytest.raises(ValueError, match=r"did you mean .*adapter"):
+        load_model(ModelSpec(str(tmp_path)), STTSConfig())
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"train\.lora needs peft"):
+        add_adapters(start(tiny_folder, clips)[0], LORA)
+    with pytest.raises(ValueError, match="LoRA adapters, which need peft"):
+        load_model(ModelSpec(str(trained / "adapter")), STTSConfig())
+
+
+def test_a_damaged_adapter_is_passed_over(tiny_folder, clips, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    file = newest_checkpoint(tmp_path / "run") / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(b"x" * file.stat().st_size)
+    train(*start(tiny_folder, clips), config(), tmp_path / "run")
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 0}, r"train\.lora\.rank is 0"),
+        ({"alpha": 0.0}, r"train\.lora\.alpha is 0"),
+        ({"dropout": 1.0}, r"train\.lora\.dropout is 1"),
+        ({"targets": ("lm_head",)}, r"train\.lora\.targets is \['lm_head'\]"),
+        ({"targets": ()}, r"train\.lora\.targets is \[\]"),
+    ],
+)
+def test_settings_out_of_range_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        LoraSettings(**change)
+    with pytest.raises(ValueError, match=r"train\.lora is .* must be null when the LLM is frozen"):
+        TrainConfig(lora=LORA, llm=False)

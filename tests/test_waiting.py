@@ -1,0 +1,86 @@
+"""Between the start of forward and the loss the host never waits for the device, whatever policy and layout."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from molmo2_factory import make_inputs, tiny_config
+from torch import Tensor
+
+from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts.config import POLICIES
+from stts.layout import BatchLayout
+from stts.llm_attention import BLOCK_SPARSE
+
+DROPPING = [policy for policy in POLICIES if policy != "none"]  # without pruning transformers' own forward runs
+
+
+def build(device: str, llm_attention: str = "sdpa", **stts: Any) -> STTSMolmo2ForConditionalGeneration:
+    config = tiny_config()
+    config.stts = STTSConfig(attention="varlen", **stts).to_dict()
+    options = {"dtype": torch.bfloat16, "attn_implementation": llm_attention}
+    return STTSMolmo2ForConditionalGeneration._from_config(config, **options).to(device).train()
+
+
+def batch(rows: list[list[int]], packed: bool, device: str) -> dict[str, Any]:
+    """As the collator hands it over; packed: each video of a row is an example of its own."""
+    inputs = make_inputs(rows)
+    inputs["labels"] = inputs["input_ids"].masked_fill(inputs["mm_token_type_ids"] == 1, -100)
+    videos = [(row, frames) for row, clips in enumerate(rows) for frames in clips]
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    layout = BatchLayout(tuple(t for _, t in videos), tuple(lengths), tuple(row for row, _ in videos))
+    if packed:
+        ids, positions = halves(inputs["attention_mask"])
+        inputs |= {"sequence_ids": ids, "position_ids": positions}
+    return {name: x.to(device) for name, x in inputs.items()} | {"layout": layout}
+
+
+def halves(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequence ids and positions of rows whose second half is another example."""
+    half = mask.sum(1, keepdim=True) // 2
+    place = torch.arange(mask.shape[1]).expand_as(mask)
+    ids = (place >= half).long().masked_fill(mask == 0, -1)
+    return ids, torch.where(place >= half, place - half, place).masked_fill(mask == 0, 0)
+
+
+@pytest.fixture()
+def _meta_has_no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+
+
+@pytest.mark.usefixtures("_meta_has_no_autocast")
+@pytest.mark.parametrize("policy", DROPPING)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_device_that_holds_no_values_is_enough(policy: str, packed: bool) -> None:
+    """Tensors of the meta device have shapes alone: whatever asks for a value of one fails."""
+    model, inputs = build("meta", policy=policy), batch([[4], [7]], packed, "meta")
+    if policy == "given":
+        inputs["window_scores"] = torch.empty(11, 4, device="meta")
+    out = model(**inputs, use_cache=False)
+    out.loss.backward()
+    assert out.logits.shape == (2, max(inputs["layout"].lengths) - 14, 48)  # of 28 windows
+    assert model.model.vision_tower.patch_embedding.weight.grad is not None
+    with pytest.raises(RuntimeError, match="meta"):
+        out.loss.item()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("policy", DROPPING)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("llm_attention", ["sdpa", BLOCK_SPARSE])
+def test_cuda_reports_no_synchronisation(policy: str, packed: bool, llm_attention: str) -> None:
+    model = build("cuda", llm_attention, policy=policy)
+    inputs = batch([[4], [7]], packed, "cuda")
+    if policy == "given":
+        inputs["window_scores"] = torch.rand(11, 4, device="cuda")
+    for mode in ("default", "error"):  # the first pass compiles and fills caches
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            out = model(**inputs, use_cache=False)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    out.loss.backward()
+    assert out.loss.isfinite()

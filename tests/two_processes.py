@@ -1,0 +1,97 @@
+"""Training runs of two processes, one after the other in a single launch, since it is the launch that costs time.
+
+    torchrun --standalone --nproc-per-node 2 tests/two_processes.py MODEL ANNOTATIONS ROOT OUTPUT_DIR
+
+test_parallel.py launches it, and uses the same settings for one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stts import STTSConfig
+from stts.data import Collator, VideoQADataset
+from stts.models import ModelSpec, load_model
+from stts.tracking import Tracker
+from stts.train import TrainConfig, train
+from stts.train_config import LoraSettings, ParallelConfig
+
+FSDP = ParallelConfig("fsdp")
+CASES: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "fsdp": {"parallel": FSDP, "save_every": 2, "eval_every": 5},
+    "lora": {
+        "parallel": ParallelConfig("fsdp", reshard=False),
+        "lora": LoraSettings(rank=4, alpha=8),
+        "vit": False,
+        "gradient_checkpointing": True,
+        "grad_accumulation": 2,
+        "max_steps": 2,
+    },
+    "bf16": {"parallel": FSDP, "mixed_precision": "bf16", "max_steps": 1},
+}
+"""What each run has in its settings."""
+
+
+class PowerCut(Exception):  # noqa: N818
+    """Ends a run in the middle of a step, on all processes."""
+
+
+class Examples(VideoQADataset):
+    """Cuts the power when an example is asked for once too often."""
+
+    left = -1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.left -= 1
+        if self.left == 0:
+            raise PowerCut
+        return super().__getitem__(index)
+
+
+def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes: Any) -> None:
+    """One run. inputs: model folder, annotations, root; changes: settings of TrainConfig, and `cut`, the example
+    of this process at which the power goes."""
+    folder, annotations, root = inputs
+    cut = changes.pop("cut", -1)
+    defaults = {"max_steps": 5, "warmup_steps": 2, "num_workers": 0, "save_every": 0, "batch_size": 1}
+    config = TrainConfig(**defaults | CASES[case] | changes)
+    torch.manual_seed(0)  # of the fresh scorer
+    model, processor = load_model(ModelSpec(str(folder)), STTSConfig())
+    dataset = Examples(annotations, root, processor, frames=4)
+    dataset.left = cut
+
+    def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
+        return {"logit": mean_logit(model, VideoQADataset(annotations, root, processor, frames=4))}
+
+    train(model, processor, dataset, config, output_dir, evaluate)
+
+
+def mean_logit(model: torch.nn.Module, dataset: VideoQADataset) -> float:
+    """One number for what a model says of a video."""
+    batch = Collator(0)([dataset[0]])
+    with torch.no_grad():
+        return model(**{key: value for key, value in batch.items() if key != "ids"}).logits.mean().item()
+
+
+def draw_nothing(*args: Any, **kwargs: Any) -> None:
+    """Curves would cost as much as the training."""
+
+
+def main(*paths: str) -> None:
+    Tracker.draw_curves = draw_nothing
+    *inputs, output_dir = map(Path, paths)
+    for case in CASES:
+        run(case, tuple(inputs), output_dir / case)
+    with contextlib.suppress(PowerCut):
+        run("fsdp", tuple(inputs), output_dir / "cut", cut=4)  # while step 4 is being read
+    run("fsdp", tuple(inputs), output_dir / "cut")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
