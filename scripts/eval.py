@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from stts.checkpoint import write_settings
 from stts.cli import from_dict, launch
 from stts.config import STTSConfig
+from stts.eval.compare import print_compared
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.tasks import BenchmarkSpec
 from stts.models import ModelSpec, find_folder, load_model
+from stts.settings import write_settings
 
 
 def main(config: dict[str, Any]) -> int | None:
     """Settings, then files, then the model: what is wrong is said before what is slow begins."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("evaluation runs in one process: start it without accelerate launch or torchrun")
+    if config["compare"] is not None:
+        return print_compared(config["compare"])
     benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
     configs = one_by_one(config)
     if config["check"]:
@@ -33,19 +33,26 @@ def main(config: dict[str, Any]) -> int | None:
 
     import torch
 
+    from stts.attention import describe_attention
     from stts.eval.report import print_group, print_results
     from stts.eval.runner import evaluate
+    from stts.trainer import join_processes
 
+    processes = join_processes()
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(model_spec, stts, config["checkpoint"])
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(processes.device)
+    processes.print(describe_attention(model))
     results = {}
     for run, own in zip(runs, configs, strict=True):
-        write_settings(run.folder, own)
-        results[run.spec.name] = evaluate(model, processor, run.questions, run.settings, run.folder)
-        print_results(results[run.spec.name])
-        print(f"written to {run.folder}")
-    if benchmark.members:
+        if processes.is_main_process:
+            write_settings(run.folder, own)
+        found = evaluate(model, processor, run.questions, run.settings, run.folder, processes)
+        results[run.spec.name] = found
+        if processes.is_main_process:
+            print_results(found)
+            print(f"written to {run.folder}")
+    if benchmark.members and processes.is_main_process:
         lengths = {run.spec.name: run.spec.length for run in runs}
         print_group(benchmark.name, results, lengths, Path(folder_of(config, benchmark.name)))
     return None

@@ -51,7 +51,7 @@ def draw_kept(
     frames: (T, H, W, 3) uint8; keeps: name of a policy -> (T, rows, cols) bool; timestamps: (T,) seconds;
     evidence: (T, rows, cols) bool, outlined. The share of windows kept stands over each frame. Returns path.
     """
-    shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_COLUMNS)).round().astype(int))
+    shown = spread_evenly(len(frames), MAX_COLUMNS)
     frames = resize_frames(frames[shown], size)
     figure, axes = plt.subplots(
         len(keeps),
@@ -63,7 +63,7 @@ def draw_kept(
     for row, (name, keep) in zip(axes, keeps.items(), strict=True):
         for ax, t, frame in zip(row, shown, frames, strict=True):
             ax.imshow(dim_dropped(frame, keep[t]))
-            _bare(ax)
+            bare(ax)
             seconds = "" if timestamps is None else f"{timestamps[t]:.1f} s  "
             ax.set_title(f"{seconds}{keep[t].mean():.0%}", fontsize=7, pad=2)
             if evidence is not None:
@@ -71,17 +71,25 @@ def draw_kept(
         row[0].set_ylabel(f"{name}\n{keep.mean():.0%} kept", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def draw_curves(metrics: str | os.PathLike, path: str | os.PathLike) -> Path:
-    """Draw a run's metrics.jsonl: losses, scores and targets, kept share and churn, over steps. Returns path."""
-    rows = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
+def draw_curves(
+    metrics: str | os.PathLike, path: str | os.PathLike, evaluations: str | os.PathLike | None = None
+) -> Path:
+    """Draw a run's metrics.jsonl: losses, scores and targets, kept share and churn, over steps. Returns path.
+
+    evaluations: the run's eval.jsonl; where it has rows, their accuracy is drawn, too.
+    """
+    files = [Path(file) for file in (metrics, evaluations) if file is not None and Path(file).exists()]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     panels = [
         ("lm_loss", "aux_loss"),
         ("score_mean", "score_std", "target_mean", "target_std"),
         ("kept", "churn"),
     ]
+    if any("accuracy" in row for row in rows):
+        panels.insert(1, ("accuracy",))
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained")
     for ax, names in zip(axes, panels, strict=True):
         for name in names:
@@ -93,10 +101,16 @@ def draw_curves(metrics: str | os.PathLike, path: str | os.PathLike) -> Path:
         ax.spines[["top", "right"]].set_visible(False)
         if ax.lines:
             ax.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _bare(ax: Axes) -> None:
+def spread_evenly(count: int, limit: int) -> np.ndarray:
+    """Indices of at most `limit` of `count` things, evenly spaced, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
+
+
+def bare(ax: Axes) -> None:
+    """Leave nothing of the axes but what is drawn in them."""
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -110,9 +124,12 @@ def _outline(ax: Axes, marked: np.ndarray, size: int) -> None:
         ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#ffd60a", linewidth=1.5))
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> Path:
+    """Write a figure as PNG, whole or not at all, and let go of it. Returns path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    figure.savefig(partial, dpi=dpi, format="png")
     plt.close(figure)
+    partial.replace(path)
     return path

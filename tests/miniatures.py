@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
+
+from stts.data import read_video
 from stts.eval.tasks import Question
 
 Rows = list[dict[str, Any]] | dict[str, Any]
@@ -55,14 +58,28 @@ def write_file(path: Path, content: Rows | str) -> Path:
 
 
 def write_miniature(name: str, root: Path, clip: Path) -> Miniature:
-    """The files of a benchmark, every video of it a copy of one clip."""
+    """The files of a benchmark, every video of it a copy of one clip, or a folder of its frames."""
     miniature = MINIATURES[name]()
     for path, content in miniature.files.items():
         write_file(root / path, content)
     for video in miniature.videos():
         (root / video).parent.mkdir(parents=True, exist_ok=True)
-        (root / video).write_bytes(clip.read_bytes())
+        if Path(video).suffix:
+            (root / video).write_bytes(clip.read_bytes())
+        else:
+            write_pictures(root / video, clip)
     return miniature
+
+
+def write_pictures(folder: Path, clip: Path) -> None:
+    """00001.jpg, 00002.jpg, ...: all frames of a clip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(read_video(clip, 1000, max_fps=1000).frames, start=1):
+        with av.open(str(folder / f"{number:05}.jpg"), "w", format="mjpeg") as container:
+            stream = container.add_stream("mjpeg", options={"qscale": "1"})
+            stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuvj444p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
 
 
 def nextqa() -> Miniature:
@@ -175,7 +192,7 @@ def mvbench() -> Miniature:
         }
         bounds = {"start": 0.25, "end": 0.75} if number < 5 else {}
         files[f"json/{task}.json"] = [row | bounds]
-        video = f"video/{folder}/{name}" + ("" if suffix else ".mp4")
+        video = f"video/{folder}/{name}"
         common = {"id": f"{task}-0", "video": video, "question": row["question"], "answer": 1}
         questions.append(common | {"options": ("opens", "sits", "takes"), "category": task} | bounds)
     return Miniature(files, questions)

@@ -370,10 +370,10 @@ class TestScript:
             more = write_miniature(name, tmp_path / name, clip).more
             overrides += overrides_for(name, f"benchmark.members.{name}", tmp_path, more)
         prompts = []
-        asked = VideoProcessor.__call__
+        asked = VideoProcessor.prompt_tensors
         monkeypatch.setattr(
             VideoProcessor,
-            "__call__",
+            "prompt_tensors",
             lambda self, messages, *rest, **options: (
                 prompts.append(messages[0]["content"]) or asked(self, messages, *rest, **options)
             ),

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from stts.cli import CONFIG_DIR, from_dict
 from stts.eval.tasks import BenchmarkSpec, Fields, Question
-from stts.eval.tasks.registry import LOADERS, load_questions
+from stts.eval.tasks.registry import LOADERS, load_questions, provenance
+from stts.eval.tasks.table import missing_files
 
 VIDEOMME_ROW = {
     "video_id": "001",
@@ -291,3 +292,128 @@ class TestData:
     def test_without_a_test_file(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"data\.test_annotations is not set"):
             load_questions(self.spec(tmp_path))
+
+
+class TestLookup:
+    """Columns that stand in another file."""
+
+    @pytest.fixture
+    def spec(self, tmp_path: Path) -> BenchmarkSpec:
+        row = {"video": "v", "question": "Q?", "options": ["x", "y"], "answer": "A"}
+        write_rows(tmp_path / "rows.jsonl", [row, row | {"video": "w"}, row | {"video": "u"}])
+        write_rows(tmp_path / "cuts.json", {"v": 30, "w": -1})
+        for name in ("v", "w", "u", "0007/v"):
+            touch(tmp_path / f"{name}.mp4")
+        cut = {"cut": {"file": "cuts.json", "key": "{video}"}}
+        fields = Fields(video="{video}.mp4", end_frame="cut")
+        return BenchmarkSpec("own", "table", str(tmp_path), "rows.jsonl", fields=fields, lookup=cut)
+
+    def test_a_frame_to_stop_before(self, spec: BenchmarkSpec) -> None:
+        assert [question.end_frame for question in load_questions(spec)] == [30, None, None]
+        assert provenance(spec)["cut"]
+        before = provenance(spec)
+        write_rows(Path(spec.data_root, "cuts.json"), {"v": 31})
+        assert provenance(spec)["annotations"] != before["annotations"]
+
+    def test_a_file_that_no_field_is_about_is_not_needed(self, spec: BenchmarkSpec) -> None:
+        Path(spec.data_root, "cuts.json").unlink()
+        with pytest.raises(ValueError, match=r"cuts\.json  \(column cut\)"):
+            load_questions(spec)
+        without = dataclasses.replace(spec, fields=Fields(video="{video}.mp4"))
+        assert [question.end_frame for question in load_questions(without)] == [None] * 3
+        assert not provenance(without)["cut"]
+
+    def test_a_part_of_a_path(self, spec: BenchmarkSpec) -> None:
+        write_rows(Path(spec.data_root, "folders.json"), {"v": "0007/v", "w": "w", "u": "u"})
+        lookup = {"place": {"file": "folders.json", "key": "{video}"}}
+        moved = dataclasses.replace(spec, fields=Fields(video="{place}.mp4"), lookup=lookup)
+        assert load_questions(moved)[0].video == Path(spec.data_root, "0007/v.mp4").resolve()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("{", r"cuts\.json is not valid JSON"),
+            ("[1]", r"cuts\.json must hold a JSON object"),
+            ('{"v": "30"}', r"rows\.jsonl: row 0: cut is '30', must be the number of a frame"),
+            ('{"v": 30.5}', "cut is 30.5, must be the number of a frame"),
+        ],
+    )
+    def test_broken_files_are_named(self, spec: BenchmarkSpec, content: str, message: str) -> None:
+        Path(spec.data_root, "cuts.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            load_questions(spec)
+
+    def test_settings_that_make_no_sense(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"benchmark\.lookup\.cut has \['file'\], must have file and key"
+        ):
+            BenchmarkSpec("own", lookup={"cut": {"file": "x.json"}})
+
+    def test_perception_test_and_nextqa_know_theirs(self, tmp_path: Path) -> None:
+        spec = dataclasses.replace(benchmark("perception_test"), data_root=str(tmp_path))
+        assert not spec.fields.names("cut_frame")
+        cut = dataclasses.replace(spec.fields, end_frame="cut_frame")
+        assert cut.names("cut_frame")
+        spec = benchmark("nextqa")
+        assert not spec.fields.names("vidor")
+        assert dataclasses.replace(spec.fields, video="NExTVideo/{vidor}.mp4").names("vidor")
+
+
+class TestHub:
+    """Annotations from the Hugging Face Hub, with a Hub that is a folder."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+    @pytest.fixture
+    def spec(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkSpec:
+        self.asked: list[dict[str, Any]] = []
+
+        def download(repo: str, name: str, **options: Any) -> str:
+            self.asked.append({"repo": repo, "name": name, **options})
+            if "gone" in repo:
+                raise OSError("no such repository\nmore about it")
+            rows = [{"question": "Q?", "options": ["x", "y"], "answer": "A"}]
+            return str(write_rows(Path(options["local_dir"], name), rows))
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+        touch(tmp_path / "v.mp4")
+        fields = Fields(video="v.mp4")
+        return BenchmarkSpec("own", "table", str(tmp_path), "a/rows.jsonl", repo="me/own", fields=fields)
+
+    def test_a_pinned_commit_is_fetched_once(self, spec: BenchmarkSpec) -> None:
+        pinned = dataclasses.replace(spec, revision=self.COMMIT)
+        assert len(load_questions(pinned)) == len(load_questions(pinned)) == 1
+        expected = {"repo": "me/own", "name": "a/rows.jsonl", "repo_type": "dataset", "revision": self.COMMIT}
+        assert self.asked == [expected | {"local_dir": Path(spec.data_root)}]
+        assert provenance(pinned)["revision"] == self.COMMIT
+
+    def test_without_a_commit_nothing_is(self, spec: BenchmarkSpec) -> None:
+        spec = dataclasses.replace(spec, how_to_get="hf download {at} --local-dir {data_root}")
+        with pytest.raises(ValueError, match="needs files that are not there") as error:
+            load_questions(spec)
+        assert self.asked == []
+        assert f"hf download me/own --repo-type dataset --local-dir {spec.data_root}" in str(error.value)
+        pinned = dataclasses.replace(spec, revision=self.COMMIT)
+        assert f"hf download me/own --repo-type dataset --revision {self.COMMIT} " in missing_files(
+            pinned, []
+        )
+
+    def test_what_the_hub_does_not_give_is_named(self, spec: BenchmarkSpec) -> None:
+        gone = dataclasses.replace(spec, repo="me/gone", revision=self.COMMIT)
+        message = f"a/rows.jsonl cannot be fetched from me/gone at {self.COMMIT}: no such repository\n"
+        with pytest.raises(ValueError, match=message):
+            load_questions(gone)
+
+    @pytest.mark.parametrize("revision", ["main", "v1.0", "0123456", ""])
+    def test_what_may_move_is_no_revision(self, revision: str) -> None:
+        with pytest.raises(ValueError, match=r"benchmark\.revision is .*, must be a commit, 40 hexadecimal"):
+            BenchmarkSpec("own", revision=revision)
+
+    @pytest.mark.parametrize("name", ["videomme_subtitle", "mvbench"])
+    def test_the_benchmarks_can_be_pinned(self, name: str) -> None:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("eval", [f"benchmark={name}", f"benchmark.revision={self.COMMIT}"])
+        spec = from_dict(BenchmarkSpec, OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
+        assert spec.revision == self.COMMIT
+        assert benchmark(name).revision is None
+        assert f"{spec.repo} --repo-type dataset --revision {self.COMMIT}" in missing_files(spec, [])

@@ -1,20 +1,45 @@
-"""Putting a batch of questions to a model: by the logits of the option letters, or by letting it reply."""
+"""Putting questions to a model: each video encoded once, its questions by the logits of the letters or by replies."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.collator import Collator
 from ..data.processing import VideoProcessor
+from ..layout import BatchLayout
+from ..visual import VisualTokens
 from .answers import letter_token_ids, parse_letter
 from .config import EvalConfig
 from .tasks.base import Question
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question ready to be asked."""
+
+    question: Question
+    prompt: dict[str, Tensor]
+    """The processor's tensors of its text, with a placeholder for every window of the video."""
+    visual: VisualTokens
+    """Of the video; shared with other questions about it."""
+    evidence: np.ndarray
+    """(E, T, W) bool, True where a piece of the E that the answer rests on can be seen."""
+    span: float | None = None
+    """Seconds from the first frame that is shown to the last."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that survive pruning."""
+        return len(self.prompt["input_ids"]) - self.visual.keep.numel() + len(self.visual.features)
 
 
 @dataclass(frozen=True)
@@ -24,91 +49,94 @@ class Reply:
     predicted: int | None
     said: dict[str, Any]
     """What that was read from: the reply's text, or the logits of the letters."""
-    keep: Tensor | None
-    """(T, W) bool, True = kept; None: nothing was pruned."""
 
 
-Ask = Callable[[dict[str, Any], Sequence[Question]], list[Reply]]
-"""A batch, as the Collator makes it with one question a row, and its questions -> a reply to each."""
+Ask = Callable[[Sequence[Item]], list[Reply]]
+"""Some questions, which go through the model together -> a reply to each."""
 
 
 def make_ask(
     model: nn.Module, processor: VideoProcessor, questions: Sequence[Question], config: EvalConfig
 ) -> Ask:
-    """by_logits or by_generation, as the config says, ready for any batch of these questions."""
+    """by_logits or by_generation, as the config says, ready for any of these questions."""
     if config.mode == "generate":
         return partial(by_generation, model, processor, config.max_new_tokens)
     num_options = max(len(question.options) for question in questions)
-    return partial(by_logits, model, letter_token_ids(processor, num_options))
+    return partial(by_logits, model, processor.pad_token_id, letter_token_ids(processor, num_options))
+
+
+def encode(model: nn.Module, video: dict[str, Tensor], seed: int) -> VisualTokens:
+    """The visual tokens of one video. seed: of the random policy, whose draws then belong to the video alone."""
+    torch.manual_seed(seed)
+    on_host = ("video_grids",)  # a handful of sizes, which the host reads
+    return model.encode_videos(**{k: v if k in on_host else _to(model, v) for k, v in video.items()})
+
+
+def seed_of(question: Question, seed: int) -> int:
+    """A number of the clip that a question is about, wherever the data lies."""
+    name = repr((seed, question.video.name, *question.clip[1:]))
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
 
 def by_logits(
-    model: nn.Module, letters: Sequence[int], batch: dict[str, Any], questions: Sequence[Question]
+    model: nn.Module, pad_token_id: int, letters: Sequence[int], items: Sequence[Item]
 ) -> list[Reply]:
     """Choose the option whose letter is the likeliest next token.
 
     letters: the tokens of A, B, ... Only the logits at the ends of the prompts are computed; where these are
     once pruning is done follows from the sizes alone. Raises ValueError for logits that are not numbers.
     """
-    layout = batch["layout"]
-    ends = torch.tensor(layout.kept_lengths(_num_windows(batch), model.stts.prune_ratio)) - 1
+    ends = torch.tensor([item.num_tokens for item in items]) - 1
     columns, column_of_row = ends.unique(return_inverse=True)
-    output = model(**_inputs(batch, model), logits_to_keep=columns.to(device_of(model)))
+    output = model(**_inputs(model, pad_token_id, items), logits_to_keep=_to(model, columns))
     logits = output.logits[torch.arange(len(ends)), column_of_row]  # (B, V)
     scores = logits[:, list(letters)].float().tolist()
-    keeps = _split(output.keep_windows, layout.frames_per_video)
     return [
-        _likeliest(question, row[: len(question.options)], keep)
-        for question, row, keep in zip(questions, scores, keeps, strict=True)
+        _likeliest(item.question, row[: len(item.question.options)])
+        for item, row in zip(items, scores, strict=True)
     ]
 
 
-def _likeliest(question: Question, scores: list[float], keep: Tensor | None) -> Reply:
+def _likeliest(question: Question, scores: list[float]) -> Reply:
     if not all(map(isfinite, scores)):
         raise ValueError(
             f"the model gives question {question.id!r} the logits {scores}: its weights are damaged, or too "
             "large for their type: try model.dtype=float32"
         )
-    return Reply(scores.index(max(scores)), {"logits": [round(score, 4) for score in scores]}, keep)
+    return Reply(scores.index(max(scores)), {"logits": [round(score, 4) for score in scores]})
 
 
 def by_generation(
-    model: nn.Module,
-    processor: VideoProcessor,
-    max_new_tokens: int,
-    batch: dict[str, Any],
-    questions: Sequence[Question],
+    model: nn.Module, processor: VideoProcessor, max_new_tokens: int, items: Sequence[Item]
 ) -> list[Reply]:
     """Let the model reply, greedily, and read the letter from the reply."""
+    inputs = _inputs(model, processor.pad_token_id, items)
     tokens = model.generate(
-        **_inputs(batch, model),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=processor.pad_token_id,
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=processor.pad_token_id
     )
-    new = tokens[:, batch["input_ids"].shape[1] :].tolist()
+    new = tokens[:, inputs["input_ids"].shape[1] :].tolist()
     texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    keeps = _split(model.last_keep_windows, batch["layout"].frames_per_video)
     return [
-        Reply(parse_letter(text, question.options), {"reply": text}, keep)
-        for text, question, keep in zip(texts, questions, keeps, strict=True)
+        Reply(parse_letter(text, item.question.options), {"reply": text})
+        for text, item in zip(texts, items, strict=True)
     ]
 
 
-def _inputs(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """What the model takes of a batch, on its device."""
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and key != "labels"}
-    moved = {key: value.to(device_of(model), non_blocking=True) for key, value in tensors.items()}
-    return moved | {"layout": batch["layout"]}
+def _inputs(model: nn.Module, pad_token_id: int, items: Sequence[Item]) -> dict[str, Any]:
+    """What forward and generate take: a question a row, each with its video."""
+    batch = Collator(pad_token_id)([item.prompt for item in items])
+    texts = {key: _to(model, batch[key]) for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    layout = BatchLayout(
+        frames_per_video=tuple(len(item.visual.keep) for item in items),
+        lengths=tuple(len(item.prompt["input_ids"]) for item in items),
+        video_rows=tuple(range(len(items))),
+    )
+    return texts | {"layout": layout, "visual": VisualTokens.of_rows([item.visual for item in items])}
+
+
+def _to(model: nn.Module, tensor: Tensor) -> Tensor:
+    return tensor.to(device_of(model), non_blocking=True)
 
 
 def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _num_windows(batch: dict[str, Any]) -> int:
-    return batch["video_grids"][0, 1:].prod().item()
-
-
-def _split(keep: Tensor | None, frames_per_video: Sequence[int]) -> Sequence[Tensor | None]:
-    return [None] * len(frames_per_video) if keep is None else keep.cpu().split(list(frames_per_video))

@@ -34,8 +34,12 @@ class EvalConfig:
     """How frames are taken, as in stts.data.read_video."""
     mode: str = "logits"
     """"logits": compare the option letters as next token; "generate": read the letter from a reply."""
-    batch_size: int = 4
-    """Questions of one forward pass."""
+    batch_size: int = 16
+    """At most so many questions in one forward pass, and so many videos decoded for it."""
+    max_tokens: int = 16384
+    """At most so many tokens in one forward pass, after pruning, padding included; a longer question goes alone."""
+    workers: int = 2
+    """Threads that decode videos ahead."""
     limit: int | None = None
     """Only the first so many questions. None: all."""
     max_new_tokens: int = 12
@@ -43,7 +47,7 @@ class EvalConfig:
     bad_videos: str = "stop"
     """A video that is missing or cannot be decoded: "stop" the run, or count its questions as "wrong"."""
     seed: int = 0
-    """Of the random policy: with the same batch size the same windows are drawn again."""
+    """Of the random policy: of each video the same windows are drawn again."""
     progress: bool = True
     """Show a progress bar."""
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +56,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
         _check(self.batch_size >= 1, "eval.batch_size", self.batch_size, "must be at least 1")
+        _check(self.max_tokens >= 1, "eval.max_tokens", self.max_tokens, "must be at least 1")
+        _check(self.workers >= 1, "eval.workers", self.workers, "must be at least 1")
         _check(self.limit is None or self.limit >= 1, "eval.limit", self.limit, "must be at least 1 or null")
         _check(self.max_new_tokens >= 1, "eval.max_new_tokens", self.max_new_tokens, "must be at least 1")
         _check(self.seed >= 0, "seed", self.seed, "must be 0 or more")

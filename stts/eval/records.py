@@ -1,7 +1,9 @@
 """What an evaluation leaves in its folder, and how a restarted one goes on from it.
 
-settings.json says how the predictions were made; predictions.jsonl has one object a question, appended batch
-by batch. A run with other settings is refused: two kinds of predictions must never be averaged.
+settings.json says how the predictions were made; predictions.jsonl has one object a question, appended batch by
+batch. Of several processes each appends to a file of its own, predictions-1.jsonl and so on, and whoever starts next
+reads them all; in the end the first process puts them together, in the order of the questions. A run with other
+settings is refused: two kinds of predictions must never be averaged.
 """
 
 from __future__ import annotations
@@ -13,40 +15,58 @@ from pathlib import Path
 from typing import Any
 
 from ..data.prompts import LETTERS
+from ..durable import write_whole
 from .tasks.base import Question
 
 Record = dict[str, Any]
+PREDICTIONS = "predictions.jsonl"
 
 
 class Records:
     """The predictions in a folder, by question id.
 
+    process: whose file is appended to; the first one, 0, must have been here before the others are.
     Raises ValueError when the folder holds those of other settings, or a line that cannot be read.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], process: int = 0) -> None:
         check_settings(folder, settings)
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "predictions.jsonl"
-        self.by_id = {record["id"]: record for record in _read(self.path)}
-        if not self.by_id:
+        self.folder = folder
+        self.path = folder / (f"predictions-{process}.jsonl" if process else PREDICTIONS)
+        if process == 0:
+            for path in prediction_files(folder):
+                _cut_torn_line(path)
+        self.by_id = read_predictions(folder)
+        if process == 0 and not self.by_id:
             write_json(folder / "settings.json", settings)
 
     def append(self, records: Iterable[Record]) -> None:
         """Add the records whose question has none yet, and see them on disk."""
         new = [record for record in records if record["id"] not in self.by_id]
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new))
+            file.write(_lines(new))
             file.flush()
             os.fsync(file.fileno())
         self.by_id |= {record["id"]: record for record in new}
+
+    def merge(self, questions: Sequence[Question]) -> list[Record]:
+        """Put the files of all processes together in predictions.jsonl. Returns the records of the questions."""
+        self.by_id = read_predictions(self.folder)
+        mine = [self.by_id[question.id] for question in questions]
+        asked = {question.id for question in questions}
+        rest = [record for name, record in self.by_id.items() if name not in asked]
+        write_whole(self.folder / PREDICTIONS, _lines([*mine, *rest]))
+        for path in prediction_files(self.folder)[1:]:
+            path.unlink()
+        return mine
 
     def check_questions(self, questions: Sequence[Question]) -> None:
         """Raises ValueError, naming the id, when a recorded question is not the one asked now."""
         for question in questions:
             record = self.by_id.get(question.id, {})
             now = describe(question)
-            if other := [key for key in now if record and record.get(key) != now[key]]:
+            if other := [key for key in now if record and not _same(key, record.get(key), now[key])]:
                 raise ValueError(
                     f"{self.path} has question {question.id!r} with another {other[0]}: the benchmark has "
                     "changed; choose another output_dir or remove that folder"
@@ -59,11 +79,25 @@ def describe(question: Question) -> Record:
         "id": question.id,
         "category": question.category,
         "groups": {kind: list(labels) for kind, labels in question.groups.items()},
-        "video": question.video.name,
+        "video": str(question.video),
+        "start": question.start,
+        "end": question.end,
         "question": question.question,
         "options": list(question.options),
         "answer": LETTERS[question.answer],
     }
+
+
+def _same(key: str, before: Any, now: Any) -> bool:
+    if key == "video" and isinstance(before, str):  # the data may have moved meanwhile
+        return Path(before).name == Path(now).name
+    return before == now
+
+
+def prediction_files(folder: Path) -> list[Path]:
+    """Those that are there, that of the first process first."""
+    more = sorted(folder.glob("predictions-*.jsonl"), key=lambda path: (len(path.name), path.name))
+    return [path for path in (folder / PREDICTIONS, *more) if path.is_file()]
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -71,14 +105,14 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
     Raises ValueError naming the first key that differs and both values.
     """
-    path, predictions = folder / "settings.json", folder / "predictions.jsonl"
-    if not predictions.is_file() or not predictions.stat().st_size:
+    path = folder / "settings.json"
+    if not any(file.stat().st_size for file in prediction_files(folder)):
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} does not say how {predictions.name} beside it was made ({error}); "
+            f"{path} does not say how {PREDICTIONS} beside it was made ({error}); "
             "choose another output_dir or remove that folder"
         ) from error
     now = json.loads(json.dumps(settings))  # tuples become lists, as they will be read back
@@ -89,29 +123,33 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def read_predictions(folder: Path) -> dict[str, Record]:
+    """All predictions in a folder, by question id. Raises ValueError naming file and line of one that is none."""
+    by_id: dict[str, Record] = {}
+    for path in prediction_files(folder):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+            try:
+                record = json.loads(line)
+                by_id.setdefault(record["id"], record)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path}:{number}: not a prediction ({error}); remove the line to ask again"
+                ) from error
+    return by_id
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off a last line that a killed run left unfinished."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _lines(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is there in full or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _read(path: Path) -> list[Record]:
-    """The records of a file; a last line that a killed run left unfinished is cut off."""
-    if not path.is_file():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    records = []
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-            record["id"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path}:{number}: not a prediction ({error}); remove the line to ask again"
-            ) from error
-        records.append(record)
-    return records
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

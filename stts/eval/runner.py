@@ -1,57 +1,50 @@
-"""The evaluation loop: decode, ask, record; a restarted run goes on where the last one stopped."""
+"""The evaluation loop: watch, encode, ask, record; a restarted run goes on where the last one stopped."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
+from itertools import islice, repeat
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import Tensor, nn
+from torch import nn
 
-from ..data.collator import Collator
-from ..data.decode import VideoError
-from ..data.evidence import evidence_windows
+from ..data.evidence import evidence_recall
 from ..data.processing import VideoProcessor
 from ..data.prompts import LETTERS
-from ..data.video import Clip, read_video
-from .asking import Ask, Reply, device_of, make_ask
+from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
 from .config import EvalConfig
+from .pace import Pace, show_pace
 from .records import Record, Records, describe, write_json
-from .report import summarize
+from .report import speed_of, summarize
 from .tasks.base import Question
-
-CLIPS_IN_MEMORY = 2
-"""Decoded clips held for further questions about them."""
-
-ReadClip = Callable[[Path, float | None, float | None], Clip]
+from .watching import Watched, map_ahead, watch
+from .work import Portion, batches, portions, share_of
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A question whose video was read, ready to be batched, or the reason why it could not be."""
+class Processes(Protocol):
+    """Those of a launch by accelerate or torchrun; accelerate's PartialState is one."""
 
-    question: Question
-    example: dict[str, Any] | None = None
-    evidence: Tensor | None = None
-    """(T, W) bool, True where the answer can be seen."""
-    error: str | None = None
+    process_index: int
+    num_processes: int
+
+    def wait_for_everyone(self) -> None: ...
+
+
+class Alone:
+    """One process."""
+
+    process_index, num_processes = 0, 1
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody else."""
 
 
 def evaluate(
@@ -60,44 +53,138 @@ def evaluate(
     questions: Sequence[Question],
     config: EvalConfig,
     output_dir: str | PathLike,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Ask a model multiple-choice questions about videos.
 
-    model: an STTSMolmo2ForConditionalGeneration, on the device to use. Writes into output_dir settings.json,
-    predictions.jsonl (a line a question, after each batch) and results.json; returns what results.json holds.
-    What predictions.jsonl already has is not asked again.
+    model: an STTSMolmo2ForConditionalGeneration, on the device to use; processes: all must call this with the same
+    arguments and share output_dir. None: only this process asks. Writes into output_dir settings.json,
+    predictions.jsonl (a line a question, after each batch), results.json, the same however often the run was
+    stopped and by however many processes, and speed.json. Returns what the last two hold. What was recorded before
+    is not asked again.
     Raises ValueError when output_dir holds predictions of other settings, naming the setting; VideoError for
     a video that cannot be read, unless config.bad_videos is "wrong".
     """
-    questions = questions[: config.limit]
+    questions, folder = questions[: config.limit], Path(output_dir)
+    processes = processes or Alone()
     settings = run_settings(config, model)
-    records = Records(Path(output_dir), settings)
+    records = _open_records(folder, settings, processes)
     records.check_questions(questions)
-    batches = [(i, questions[i : i + config.batch_size]) for i in range(0, len(questions), config.batch_size)]
-    # A batch is asked as a whole even if part of it is recorded: the random policy draws for all of it.
-    todo = [(i, batch) for i, batch in batches if any(question.id not in records.by_id for question in batch)]
-    if todo:
-        ask, collate = make_ask(model, processor, questions, config), Collator(processor.pad_token_id)
-        prepare = partial(_prepare, processor, _clip_reader(processor, config), config)
-        with _inference(model), _progress(config, questions, todo) as advance:
-            started = time.perf_counter()
-            for first, batch in _ahead(prepare, todo):
-                torch.manual_seed(config.seed * 1_000_003 + first)
-                replies = _ask(ask, collate, batch)
-                started, seconds = time.perf_counter(), time.perf_counter() - started
-                records.append(_record(item, reply, seconds / len(batch)) for item, reply in replies)
-                advance(len(batch))
-    results = summarize([records.by_id[question.id] for question in questions], settings)
-    write_json(Path(output_dir) / "results.json", results)
-    return results
+    todo = [portion for portion in portions(questions, config.batch_size) if _is_open(portion, records.by_id)]
+    processes.wait_for_everyone()  # nobody writes before all have read
+    if mine := share_of(todo, processes.process_index, processes.num_processes):
+        ask = make_ask(model, processor, questions, config)
+        with _inference(model), _pace(config, mine, records, processes) as pace:
+            _ask_portions(model, ask, processor, config, mine, records, pace)
+    processes.wait_for_everyone()
+    if processes.process_index == 0:
+        found = records.merge(questions)
+        write_json(folder / "speed.json", speed_of(found))
+        write_json(folder / "results.json", summarize(found, settings))
+    processes.wait_for_everyone()
+    return _read(folder / "results.json") | _read(folder / "speed.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _open_records(folder: Path, settings: dict[str, Any], processes: Processes) -> Records:
+    """The first process goes first: it repairs what a killed run left, and writes the settings."""
+    if processes.process_index:
+        processes.wait_for_everyone()
+    records = Records(folder, settings, processes.process_index)
+    if not processes.process_index:
+        processes.wait_for_everyone()
+    return records
+
+
+def _pace(
+    config: EvalConfig, mine: Sequence[Portion], records: Records, processes: Processes
+) -> AbstractContextManager[Pace]:
+    """Of the questions that this process asks."""
+    ids = [question.id for portion in mine for shared in portion for question in shared]
+    name, shown = config.benchmark, config.progress and processes.process_index == 0
+    if processes.num_processes > 1:
+        name += f", 1 of {processes.num_processes} processes"
+    return show_pace(name, len(ids), sum(name in records.by_id for name in ids), shown)
+
+
+def _is_open(portion: Portion, recorded: dict[str, Record]) -> bool:
+    return any(question.id not in recorded for shared in portion for question in shared)
+
+
+def _ask_portions(
+    model: nn.Module,
+    ask: Ask,
+    processor: VideoProcessor,
+    config: EvalConfig,
+    todo: Sequence[Portion],
+    records: Records,
+    pace: Pace,
+) -> None:
+    """Ask one portion after the other, whose videos are read ahead."""
+    clips = [shared for portion in todo for shared in portion]
+    with closing(map_ahead(partial(watch, processor, config), clips, config.workers)) as watched:
+        encoded = _encoded(model, config, watched, records, pace)
+        started = time.perf_counter()
+        for portion in todo:
+            items = [item for items in islice(encoded, len(portion)) for item in items]
+            for batch in batches([item.num_tokens for item in items], config.batch_size, config.max_tokens):
+                # A batch is asked as a whole, even if part of it is recorded: so the others are asked as ever.
+                together = [items[place] for place in batch]
+                if new := sum(item.question.id not in records.by_id for item in together):
+                    replies = ask(together)
+                    started, seconds = time.perf_counter(), time.perf_counter() - started
+                    records.append(map(_record, together, replies, repeat(seconds / len(together))))
+                    pace.answered(new)
+
+
+def _encoded(
+    model: nn.Module, config: EvalConfig, watched: Iterator[Watched], records: Records, pace: Pace
+) -> Iterator[list[Item]]:
+    """The questions about each video, ready to be asked; none where it could not be read, which is recorded."""
+    for video in watched:
+        if video.error is not None:
+            new = sum(question.id not in records.by_id for question in video.questions)
+            records.append(_unread(question, video.error) for question in video.questions)
+            pace.answered(new)
+            yield []
+            continue
+        visual = encode(model, video.tensors, seed_of(video.questions[0], config.seed))
+        pace.watched(len(visual.keep))
+        parts = zip(video.questions, video.prompts, video.evidence, strict=True)
+        yield [Item(question, prompt, visual, evidence, video.span) for question, prompt, evidence in parts]
+
+
+def _record(item: Item, reply: Reply, seconds: float) -> Record:
+    """One line of predictions.jsonl.
+
+    kept is the share of windows, evidence_recall that of the evidence; null where unknown: no video, no evidence
+    recorded, none of it in a sampled frame. span: seconds from the first frame to the last.
+    """
+    keep = item.visual.keep.cpu()
+    return describe(item.question) | {
+        "predicted": None if reply.predicted is None else LETTERS[reply.predicted],
+        "correct": reply.predicted == item.question.answer,
+        "frames": len(keep),
+        "span": item.span,
+        "kept": keep.float().mean().item(),
+        "evidence_recall": evidence_recall(item.evidence, keep.numpy()),
+        "error": None,
+        "seconds": round(seconds, 4),
+        **reply.said,
+    }
+
+
+def _unread(question: Question, error: str) -> Record:
+    unknown = dict.fromkeys(("predicted", "frames", "span", "kept", "evidence_recall"))
+    return describe(question) | unknown | {"correct": False, "error": error, "seconds": 0.0}
 
 
 def run_settings(config: EvalConfig, model: nn.Module) -> dict[str, Any]:
     """What the predictions of a run depend on, the model's part included."""
-    settings = config.compared() | model.stts.to_dict() | {"weights": weights_digest(model)}
-    if model.stts.policy == "random":  # which draws a question gets depends on its batch
-        settings["batch_size"] = config.batch_size
-    return settings
+    return config.compared() | model.stts.to_dict() | {"weights": weights_digest(model)}
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -108,99 +195,6 @@ def weights_digest(model: nn.Module) -> str:
         sample = flat[:: max(1, len(flat) // 256)].float().cpu()
         digest.update(name.encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _clip_reader(processor: VideoProcessor, config: EvalConfig) -> ReadClip:
-    """Decode a video, or the part of it from start to end; questions about the same one in a row share it."""
-
-    @lru_cache(maxsize=CLIPS_IN_MEMORY)
-    def read(path: Path, start: float | None, end: float | None) -> Clip:
-        return read_video(
-            path,
-            config.frames,
-            max_fps=config.max_fps,
-            start=start,
-            end=end,
-            size=processor.image_size,
-            backend=config.backend,
-            sampling=config.sampling,
-        )
-
-    return read
-
-
-def _prepare(
-    processor: VideoProcessor, read: ReadClip, config: EvalConfig, batch: tuple[int, Sequence[Question]]
-) -> tuple[int, list[Prepared]]:
-    first, questions = batch
-    return first, [_prepare_one(processor, read, config, question) for question in questions]
-
-
-def _prepare_one(
-    processor: VideoProcessor, read: ReadClip, config: EvalConfig, question: Question
-) -> Prepared:
-    try:
-        clip = read(question.video, question.start, question.end)
-    except VideoError as error:
-        if config.bad_videos == "stop":
-            raise
-        return Prepared(question, error=str(error))
-    turn = {"role": "user", "content": question.text(clip.timestamps)}
-    try:
-        example = processor([turn], clip, add_generation_prompt=True)
-    except ValueError as error:
-        raise ValueError(f"question {question.id!r}: {error}") from error
-    evidence = None
-    if question.evidence:
-        rows, cols = example["video_grids"][0, 1:].tolist()
-        evidence = torch.from_numpy(evidence_windows(question.evidence, clip.timestamps, rows, cols))
-    return Prepared(question, example | {"id": question.id}, evidence)
-
-
-def _ahead(prepare: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """map(prepare, items), each prepared in a thread while the one before is being used."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for item in items:
-            ready, waiting = waiting, pool.submit(prepare, item)
-            if ready is not None:
-                yield ready.result()
-        if waiting is not None:
-            yield waiting.result()
-
-
-def _ask(ask: Ask, collate: Collator, batch: Sequence[Prepared]) -> list[tuple[Prepared, Reply | None]]:
-    """Each question with its reply; none where the video could not be read."""
-    readable = [item for item in batch if item.example is not None]
-    if not readable:
-        return [(item, None) for item in batch]
-    replies = iter(ask(collate([item.example for item in readable]), [item.question for item in readable]))
-    return [(item, None if item.example is None else next(replies)) for item in batch]
-
-
-def _record(item: Prepared, reply: Reply | None, seconds: float) -> Record:
-    """One line of predictions.jsonl.
-
-    kept is the share of windows, evidence_recall that of the windows with evidence; null where unknown: no
-    video, no evidence recorded, none of it in a sampled frame.
-    """
-    question, predicted = item.question, reply.predicted if reply else None
-    record = describe(question) | {
-        "predicted": None if predicted is None else LETTERS[predicted],
-        "correct": predicted == question.answer,
-        "kept": None,
-        "evidence_recall": None,
-        "error": item.error,
-        "seconds": round(seconds, 4),
-    }
-    if reply is not None:
-        record |= reply.said
-        record["kept"] = 1.0 if reply.keep is None else reply.keep.float().mean().item()
-        if item.evidence is not None and item.evidence.any():
-            record["evidence_recall"] = (
-                1.0 if reply.keep is None else reply.keep[item.evidence].float().mean().item()
-            )
-    return record
 
 
 @contextmanager
@@ -216,16 +210,3 @@ def _inference(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-@contextmanager
-def _progress(
-    config: EvalConfig, questions: Sequence[Question], todo: Sequence[tuple[int, Sequence[Question]]]
-) -> Iterator[Callable[[int], None]]:
-    """A bar over all questions, the recorded ones filled in, on the main process only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not config.progress or int(os.environ.get("RANK", "0")) != 0
-    with Progress(*columns, TextColumn("eta"), TimeRemainingColumn(), disable=hidden) as progress:
-        done = len(questions) - sum(len(batch) for _, batch in todo)
-        task = progress.add_task(config.benchmark, total=len(questions), completed=done)
-        yield lambda count: progress.advance(task, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,12 @@ class Question:
     """Further ways to report: kind of label -> the labels of this question, one or several."""
     start: float | None = None
     end: float | None = None
-    """The part of the video that is shown, in seconds of the file. None: from its beginning, to its end."""
+    """The part of the video that is shown, in seconds of the file. None: from its beginning, to its end. What lies
+    past the end of the file is not missed: annotations are often rounded, or made for another copy."""
+    end_frame: int | None = None
+    """Only frames before this one are shown, counted in the file from 0. None: none is held back."""
+    frame_fps: float | None = None
+    """The video is a folder of numbered pictures, the first is 1, so many a second. None: it is a file."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """Where the answer can be seen, if known: {"start", "end", "box"}, as stts.data.evidence takes them."""
     prompt: str = "letter"
@@ -57,6 +63,14 @@ class Question:
             raise ValueError(
                 f"question {self.id!r} has answer {self.answer}, must be 0 to {len(self.options) - 1}"
             )
+
+    @property
+    def clip(self) -> tuple[Path, float | None, float | None, int | None, float | None]:
+        """What is shown: questions that have the same can share all work on it."""
+        return self.video, self.start, self.end, self.end_frame, self.frame_fps
+
+    def video_is_there(self) -> bool:
+        return self.video.is_file() if self.frame_fps is None else self.video.is_dir()
 
     def text(self, times: Iterable[float]) -> str:
         """What the user says about a video whose frames are shown at these seconds of it."""
@@ -91,6 +105,10 @@ class Fields:
     start: str = ""
     end: str = ""
     """Columns of the shown part, in seconds. Empty: the whole video."""
+    end_frame: str = ""
+    """Column of the number of the first frame that is not shown; none or 0 and less: all are. Empty: all are."""
+    frame_fps: float | None = None
+    """Pictures a second, where videos are folders of them. None: videos are files."""
     subtitles: str = ""
     """Template of the path of a subtitle file below data_root, .srt or .json. Empty: asked without subtitles."""
     subtitle_offset: str = ""
@@ -102,6 +120,13 @@ class Fields:
         for name in ("video", "options"):
             object.__setattr__(self, name, _several(getattr(self, name)))
         _check_choice("benchmark.fields.answer_kind", self.answer_kind, ANSWER_KINDS)
+
+    def names(self, column: str) -> bool:
+        """Whether any template or column setting is about this column."""
+        values = [value for value in vars(self).values() if isinstance(value, str | tuple)]
+        values += [tuple(self.groups.values())]
+        texts = [text for value in values for text in _several(value)]
+        return any(text == column or re.search(rf"{{{column}\b", text) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -118,6 +143,14 @@ class BenchmarkSpec:
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Name of a part -> what stands in its rows besides their columns, for templates; {fields: ...} in it
     replaces some of the fields. Each part has annotation files of its own. Empty: one part."""
+    repo: str = ""
+    """Dataset repository on the Hugging Face Hub that has the annotations under the same names. Empty: none."""
+    revision: str | None = None
+    """Commit of repo: annotations that are missing are fetched from it. None: not known here, nothing is fetched;
+    results name the content of the files that were read in any case."""
+    lookup: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Name of a further column -> {file: a JSON object below data_root, key: template of the key to look up}.
+    Read only where a field is about that column; a key that is not there gives null."""
     num_questions: int | None = None
     """How many the published files hold; another number is refused. None: any."""
     num_unanswerable: int = 0
@@ -130,7 +163,8 @@ class BenchmarkSpec:
     prompt: str = "letter"
     """How questions are put, a name in stts.eval.tasks.prompts.PROMPTS."""
     how_to_get: str = ""
-    """Commands that fetch the files, shown when some are missing; {data_root} is filled in."""
+    """Commands that fetch the files, shown when some are missing; {data_root} is filled in, and {at}: repo at its
+    revision, as hf download takes it."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a data set of this library, where its test questions are the benchmark."""
     members: Mapping[str, Any] = field(default_factory=dict)
@@ -139,6 +173,14 @@ class BenchmarkSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "annotations", _several(self.annotations))
         _check_choice("benchmark.prompt", self.prompt, PROMPTS)
+        if self.revision is not None and not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                f"benchmark.revision is {self.revision!r}, must be a commit, 40 hexadecimal digits, or null: what a "
+                "branch or a tag names may change"
+            )
+        for column, entry in self.lookup.items():
+            if set(entry) != {"file", "key"}:
+                raise ValueError(f"benchmark.lookup.{column} has {sorted(entry)}, must have file and key")
         _check_choice("benchmark.length", self.length, LENGTHS)
         names = [field.name for field in dataclasses.fields(Fields)]
         for part, columns in self.parts.items():

@@ -33,6 +33,7 @@ def _question(path: Path, root: Path, row: Mapping[str, Any]) -> Question:
             options=options,
             answer=answer_index(row["answer"], options),
             category=row.get("category") or "",
+            groups={"cell": (row["cell"],)} if row.get("cell") else {},
             start=row.get("start"),
             end=row.get("end"),
             evidence=tuple(row.get("evidence") or ()),

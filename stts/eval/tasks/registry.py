@@ -69,6 +69,8 @@ def provenance(spec: BenchmarkSpec) -> dict[str, Any]:
     return {
         "prompt": spec.prompt,
         "subtitles": bool(spec.fields.subtitles),
+        "cut": bool(spec.fields.end_frame),
+        "revision": spec.revision,
         "annotations": annotations_digest(spec),
     }
 
@@ -87,8 +89,9 @@ def _read(spec: BenchmarkSpec) -> list[Question]:
 
 def _videos(questions: Sequence[Question]) -> tuple[list[str], list[str]]:
     """All videos and the missing ones, each once."""
-    paths = dict.fromkeys(question.video for question in questions)
-    return list(map(str, paths)), [str(path) for path in paths if not path.is_file()]
+    by_path = {question.video: question for question in questions}
+    missing = [str(path) for path, question in by_path.items() if not question.video_is_there()]
+    return list(map(str, by_path)), missing
 
 
 def _subtitle_gap(spec: BenchmarkSpec, questions: Sequence[Question]) -> str:

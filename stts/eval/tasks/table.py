@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ...data.prompts import LETTERS
-from ...data.rows import read_jsonl, resolve_video
+from ...data.rows import resolve_video
 from .base import BenchmarkSpec, Fields, Question
+from .files import Row, read_object, read_rows
+from .hub import at_revision, fetch
 from .subtitles import Subtitles
 
 logger = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
 Parse = Callable[[Row], Iterable[Row]]
 """A row as it stands in a file -> one for each question, with columns that Fields can name."""
 
@@ -28,7 +28,7 @@ class UnanswerableError(ValueError):
 
 
 def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Question]:
-    """Read the annotation files of a benchmark.
+    """Read the annotation files of a benchmark, fetching those that are missing where its spec pins them.
 
     Raises ValueError listing every file that is missing and how to get it; naming file and row for a row that
     does not hold what the fields of the spec say; when the files have another number of questions than
@@ -37,12 +37,14 @@ def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Qu
     for key, value in (("annotations", spec.annotations), ("fields.video", spec.fields.video)):
         if not value:
             raise ValueError(f"benchmark.{key} is not set, a benchmark with task={spec.task} needs it")
+    fetch(spec, [path for path, _, _ in _files(spec)])
     if missing := [path for path, _, _ in _files(spec) if not path.is_file()]:
         videos = " or ".join(str(Path(spec.data_root, name)) for name in spec.fields.video)
         raise ValueError(
             missing_files(spec, [*(f"{path}  (annotations)" for path in missing), f"{videos}  (videos)"])
         )
-    found = [item for file in _files(spec) for item in _questions(spec, parse, *file)]
+    lookups = _lookups(spec)
+    found = [item for file in _files(spec) for item in _questions(spec, parse, lookups, *file)]
     lost = [item for item in found if isinstance(item, UnanswerableError)]
     if spec.num_questions not in (None, len(found)):
         raise ValueError(
@@ -59,7 +61,7 @@ def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Qu
 def annotations_digest(spec: BenchmarkSpec) -> str:
     """A short name for the content of the annotation files: tells one published revision from another."""
     digest = hashlib.sha256()
-    for path, _, _ in _files(spec):
+    for path in [*(path for path, _, _ in _files(spec)), *_lookup_files(spec).values()]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -78,52 +80,35 @@ def _files(spec: BenchmarkSpec) -> Iterator[tuple[Path, Row, Fields]]:
                 ) from error
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a .parquet, .jsonl or .json file. Raises ValueError naming a file that cannot be read."""
-    if path.suffix == ".jsonl":
-        return read_jsonl(path)
-    if path.suffix == ".json":
-        return _read_json(path)
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    raise ValueError(f"{path} must be a .parquet, .jsonl or .json file")
+def _lookup_files(spec: BenchmarkSpec) -> dict[str, Path]:
+    """Of the columns that a field is about."""
+    root = Path(spec.data_root)
+    return {name: root / entry["file"] for name, entry in spec.lookup.items() if spec.fields.names(name)}
 
 
-def _read_json(path: Path) -> list[Row]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
-        rows = [{"row": key, **row} for key, row in rows.items()]
-    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} must hold a JSON list of objects, or an object of them")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError(
-            f'{path} needs pyarrow to be read: pip install "stts[eval]", or pip install pyarrow'
-        ) from error
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a parquet file that can be read: {error}") from error
+def _lookups(spec: BenchmarkSpec) -> dict[str, tuple[str, Row]]:
+    """Name of a column -> template of the key to look up, and the object to look it up in."""
+    files = _lookup_files(spec)
+    if missing := [f"{path}  (column {name})" for name, path in files.items() if not path.is_file()]:
+        raise ValueError(missing_files(spec, missing))
+    return {name: (spec.lookup[name]["key"], read_object(path)) for name, path in files.items()}
 
 
 def _questions(
-    spec: BenchmarkSpec, parse: Parse, path: Path, columns: Row, fields: Fields
+    spec: BenchmarkSpec,
+    parse: Parse,
+    lookups: Mapping[str, tuple[str, Row]],
+    path: Path,
+    columns: Row,
+    fields: Fields,
 ) -> Iterator[Question | UnanswerableError]:
     """The questions of one file, with an error in place of each that cannot be answered."""
     for number, row in enumerate(read_rows(path)):
         try:
             for parsed in parse({"row": number, **columns, **row}):
+                found = {name: values.get(key.format_map(parsed)) for name, (key, values) in lookups.items()}
                 try:
-                    yield _question(spec, fields, parsed)
+                    yield _question(spec, fields, {**found, **parsed})
                 except UnanswerableError as error:
                     yield UnanswerableError(f"{path}: row {number}: {error}")
         except KeyError as error:
@@ -139,7 +124,7 @@ def _question(spec: BenchmarkSpec, fields: Fields, row: Row) -> Question:
     options = _options(row, fields.options)
     return Question(
         id=fields.id.format_map(row),
-        video=_video(root, [template.format_map(row) for template in fields.video]),
+        video=_video(root, [template.format_map(row) for template in fields.video], fields.frame_fps),
         question=fields.question.format_map(row).strip(),
         options=options,
         answer=_answer(fields.answer, row[fields.answer], fields.answer_kind, options),
@@ -147,6 +132,8 @@ def _question(spec: BenchmarkSpec, fields: Fields, row: Row) -> Question:
         groups={kind: _labels(row, template) for kind, template in fields.groups.items()},
         start=_seconds(row, fields.start),
         end=_seconds(row, fields.end),
+        end_frame=_frame(row, fields.end_frame),
+        frame_fps=fields.frame_fps,
         prompt=spec.prompt,
         subtitles=_subtitles(root, fields, row),
     )
@@ -195,6 +182,14 @@ def _seconds(row: Row, column: str) -> float | None:
     return float(row[column])
 
 
+def _frame(row: Row, column: str) -> int | None:
+    if not column or row[column] is None:
+        return None
+    if isinstance(row[column], bool) or not isinstance(row[column], int):
+        raise ValueError(f"{column} is {row[column]!r}, must be the number of a frame")
+    return row[column] if row[column] > 0 else None
+
+
 def _subtitles(root: Path, fields: Fields, row: Row) -> Subtitles | None:
     if not fields.subtitles:
         return None
@@ -203,10 +198,11 @@ def _subtitles(root: Path, fields: Fields, row: Row) -> Subtitles | None:
     return Subtitles(path, offset or 0.0, _seconds(row, fields.duration))
 
 
-def _video(root: Path, names: Sequence[str]) -> Path:
+def _video(root: Path, names: Sequence[str], frame_fps: float | None) -> Path:
     """The first of the candidates that exists, else the first of them."""
     paths = [resolve_video(root, name) for name in names]
-    return next((path for path in paths if path.is_file()), paths[0])
+    exists = Path.is_file if frame_fps is None else Path.is_dir
+    return next((path for path in paths if exists(path)), paths[0])
 
 
 def missing_files(spec: BenchmarkSpec, names: Sequence[str]) -> str:
@@ -218,5 +214,6 @@ def missing_files(spec: BenchmarkSpec, names: Sequence[str]) -> str:
         )
     if spec.how_to_get:
         commands = spec.how_to_get.strip().replace("{data_root}", spec.data_root)
+        commands = commands.replace("{at}", at_revision(spec))
         lines += ["to get them:", *(f"  {line}" for line in commands.splitlines())]
     return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""python scripts/sweep.py checkpoint=RUN/model frames=[32,64] prune_ratio=[0,0.5]; --help explains every key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stts.cli import from_dict, launch
+from stts.config import STTSConfig
+from stts.eval.config import warn_if_untrained
+from stts.eval.plan import folder_of, plan_run
+from stts.eval.sweep import SweepConfig, cell_config, finish_sweep, made_of
+from stts.models import ModelSpec, find_folder, load_model
+from stts.settings import write_settings
+
+
+def main(config: dict[str, Any]) -> None:
+    """Settings and files of every cell first, then the model, then cell by cell."""
+    lists = {key: config[key] for key in ("frames", "prune_ratio", "policy")}
+    grid = {key: value if isinstance(value, list) else [value] for key, value in lists.items()}
+    sweep = from_dict(SweepConfig, grid | config.pop("sweep"))
+    spec = from_dict(ModelSpec, config["model"], "model")
+    folder = Path(folder_of(config, config["benchmark"]["name"]))
+    cells = [cell_config({**config, "output_dir": str(folder)}, *cell) for cell in sweep.cells()]
+    pruning = [from_dict(STTSConfig, made_of(cell)) for cell in cells]
+    model_folder = find_folder(spec, config["checkpoint"])
+    warn_if_untrained(max(pruning, key=lambda stts: stts.prune_ratio), model_folder)
+    runs = [plan_run(cell, spec, stts) for cell, stts in zip(cells, pruning, strict=True)]
+
+    import torch
+
+    from stts.eval.cost import cost_of
+    from stts.eval.runner import evaluate
+
+    torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
+    model, processor = load_model(spec, pruning[0], config["checkpoint"])
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    costs = []
+    for run, cell, stts in zip(runs, cells, pruning, strict=True):
+        print(f"{cell['frames']} frames, {stts.policy}, {stts.prune_ratio:.0%} dropped", flush=True)
+        model.stts = model.stts.replace(prune_ratio=stts.prune_ratio, policy=stts.policy)
+        write_settings(run.folder, cell)
+        evaluate(model, processor, run.questions, run.settings, run.folder)
+        costs.append(cost_of(model, processor, run, sweep))
+    name = str(model_folder) if config["checkpoint"] else spec.name
+    finish_sweep(folder, cells, runs, costs, sweep, {"benchmark": runs[0].spec.name, "model": name})
+
+
+if __name__ == "__main__":
+    launch(main, "sweep")

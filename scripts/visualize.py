@@ -1,0 +1,51 @@
+"""python scripts/visualize.py checkpoint=outputs/train/RUN/model video=clip.mp4; --help explains every key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stts.cli import from_dict, launch
+from stts.config import STTSConfig
+from stts.drawing import DrawingConfig, headline
+from stts.eval.config import warn_if_untrained
+from stts.eval.records import write_json
+from stts.models import ModelSpec, find_folder, load_model
+
+
+def main(config: dict[str, Any]) -> None:
+    """Settings and files first, then the model, then the pictures."""
+    settings = {key: config[key] for key in ("video", "frames", "reading", "question", "options", "seed")}
+    drawing = from_dict(DrawingConfig, settings | config["draw"])
+    model_spec = from_dict(ModelSpec, config["model"], "model")
+    stts = from_dict(STTSConfig, {key: config[key] for key in ("prune_ratio", "policy")} | config["stts"])
+    warn_if_untrained(stts, find_folder(model_spec, config["checkpoint"]))
+
+    import torch
+
+    from stts.film import write_film
+    from stts.kept import ask_about, describe_kept, look_at
+    from stts.sheet import draw_sheet
+
+    torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
+    model, processor = load_model(model_spec, stts, config["checkpoint"])
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    seen = look_at(model, processor, drawing.video, drawing.frames, seed=drawing.seed, **drawing.reading)
+    if seen.keep.all():
+        raise ValueError(
+            f"nothing is dropped of {drawing.video}: prune_ratio is {stts.prune_ratio} and {len(seen.keep)} "
+            "frames were taken; choose prune_ratio above 0 and a video of several frames"
+        )
+    reply = ask_about(model, processor, drawing) if drawing.question else None
+    title = headline(seen.name, model_spec.name, model.stts, drawing.question, reply)
+    folder = Path(config["output_dir"]) / Path(drawing.video).stem
+    print(f"drawn: {draw_sheet(seen, folder / 'sheet.png', title, drawing.sheet_frames)}")
+    if drawing.mp4:
+        print(f"drawn: {write_film(seen, folder / 'overlay.mp4', title, drawing.fps)}")
+    numbers = {"settings": model.stts.to_dict(), "answer": reply} | describe_kept(seen)
+    write_json(folder / "kept.json", numbers)
+    print(f"written: {folder / 'kept.json'}")
+
+
+if __name__ == "__main__":
+    launch(main, "visualize")

@@ -1,0 +1,149 @@
+"""What one question about one video costs a model: seconds measured, visual tokens and multiply-adds counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.collator import Collator
+from ..data.evidence import evidence_items, evidence_scores
+from ..data.processing import VideoProcessor
+from ..flops import FRAME_MARKERS, multiply_adds
+from ..windows import window_grid
+from .config import EvalConfig
+from .plan import Run
+from .records import write_json
+from .sweep import SweepConfig, read_records
+from .tasks.base import Question
+from .watching import read_clip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over the videos that were measured."""
+
+    seconds: float
+    """A forward pass over video and question, a batch of one: ViT, adapter and LLM up to the first new token.
+    Decoding is left out. Of each video the quickest of the repeats: what else a machine does only adds."""
+    visual_tokens: float
+    """Windows that reach the LLM."""
+    frames: float
+    """Of a video; short ones have fewer than they may."""
+    multiply_adds: float | None
+    """Of that pass, by stts.flops; None for policies whose arithmetic it does not know."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def cost_of(model: nn.Module, processor: VideoProcessor, run: Run, sweep: SweepConfig) -> dict[str, Any]:
+    """The cost of an evaluated cell: read from its cost.json where that was measured alike on this device, else
+    measured, on questions whose video could be read, and written there."""
+    path = run.folder / "cost.json"
+    wanted = {"videos": sweep.cost_videos, "repeats": sweep.cost_repeats, "device": device_name(model.device)}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if all(before["measured"][key] == value for key, value in wanted.items()):
+            return before
+    records = read_records(run.folder, run.questions)
+    readable = [q for q, record in zip(run.questions, records, strict=True) if record["error"] is None]
+    if not readable:
+        raise ValueError(f"{run.folder}: no video could be read, so there is nothing to measure")
+    cost = measure_cost(model, processor, readable, run.settings, sweep.cost_videos, sweep.cost_repeats)
+    found = cost.to_dict() | {"measured": wanted}
+    write_json(path, found)
+    return found
+
+
+def measure_cost(
+    model: nn.Module,
+    processor: VideoProcessor,
+    questions: Sequence[Question],
+    config: EvalConfig,
+    videos: int = 4,
+    repeats: int = 3,
+) -> Cost:
+    """Measure a model, as it prunes now, on the first question about each of the first few videos.
+
+    videos: how many; repeats: measured passes of each, after one that is not. Raises VideoError for a video that
+    cannot be read.
+    """
+    first = list({question.video: question for question in reversed(questions)}.values())[::-1][:videos]
+    seconds, tokens, frames, arithmetic = [], [], [], []
+    with torch.no_grad():
+        for batch in _batches(model, processor, first, config):
+            model(**batch, logits_to_keep=1)
+            passes = [_timed(model, batch) for _ in range(repeats)]
+            seconds.append(min(duration for duration, _ in passes))
+            placeholders = (batch["input_ids"] == model.config.image_patch_id) & passes[0][1]
+            tokens.append(placeholders.sum().item())
+            frames.append(batch["video_grids"][0, 0].item())
+            arithmetic.append(_arithmetic(model, batch))
+    known = None not in arithmetic
+    return Cost(
+        fmean(seconds),
+        fmean(tokens),
+        fmean(frames),
+        fmean(arithmetic) if known else None,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """In words, a CPU with the threads that torch may use: seconds of two devices are not to be compared."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}, {torch.get_num_threads()} threads"
+
+
+def _batches(
+    model: nn.Module, processor: VideoProcessor, questions: Sequence[Question], config: EvalConfig
+) -> Iterator[dict[str, Any]]:
+    collate, sizes = Collator(processor.pad_token_id), window_grid(processor.grid, processor.pool_width)
+    for question in questions:
+        clip = read_clip(question, config, processor.image_size)
+        turn = {"role": "user", "content": question.text(clip.timestamps)}
+        batch = collate([processor([turn], clip, add_generation_prompt=True)])
+        if model.stts.policy == "given":
+            items = evidence_items(question.evidence, clip.timestamps, *sizes)
+            batch["window_scores"] = torch.from_numpy(evidence_scores(items))
+        moved = {k: v.to(model.device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
+        yield moved | {"layout": batch["layout"]}
+
+
+def _timed(model: nn.Module, batch: dict[str, Any]) -> tuple[float, Tensor]:
+    """Seconds of one pass, and which input tokens survived it: (1, L) bool."""
+    _wait(model.device)
+    started = time.perf_counter()
+    output = model(**batch, logits_to_keep=1)
+    _wait(model.device)
+    return time.perf_counter() - started, output.keep_mask
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _arithmetic(model: nn.Module, batch: dict[str, Any]) -> int | None:
+    if model.stts.policy == "tome":  # its matching is arithmetic of its own
+        return None
+    frames, rows, cols = batch["video_grids"][0].tolist()
+    text = batch["input_ids"].shape[1] - frames * (rows * cols + FRAME_MARKERS)
+    return multiply_adds(
+        model.config,
+        frames,
+        model.stts.prune_ratio,
+        text_tokens=text,
+        text_per_frame=0,
+        logits=1,
+    ).total

@@ -1,0 +1,111 @@
+"""Accuracy against cost: which points nothing beats, and where more frames at a higher ratio are the better buy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .statistics import mean_intervals
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a sweep: a policy at some frames and prune ratio, what it answered and what that cost."""
+
+    policy: str
+    prune_ratio: float
+    frames: int
+    correct: tuple[bool, ...]
+    """Of each question, in the same order in every cell."""
+    clusters: tuple[str, ...]
+    """The video of each question."""
+    seconds: float
+    visual_tokens: float
+
+    @property
+    def name(self) -> str:
+        pruning = "whole" if self.prune_ratio == 0 else f"{self.policy} {self.prune_ratio:.0%}"
+        return f"{self.frames} frames, {pruning}"
+
+    @property
+    def accuracy(self) -> float:
+        return sum(self.correct) / len(self.correct)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the accuracy."""
+        low, high = mean_intervals(self.correct, self.clusters)[0]
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Trade:
+    """More frames, pruned harder, that answer better than fewer frames at no higher cost."""
+
+    more: Point
+    fewer: Point
+    by: str
+    """The cost that is equal or lower: "seconds" or "visual_tokens"."""
+    gain: float
+    """Accuracy of more less that of fewer."""
+    interval: tuple[float, float]
+    """95 % bootstrap interval of the gain, over the same questions."""
+    cost_ratio: float
+    """Cost of more over that of fewer."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.interval[0] > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "more": self.more.name,
+            "fewer": self.fewer.name,
+            "by": self.by,
+            "gain": self.gain,
+            "interval": list(self.interval),
+            "cost_ratio": self.cost_ratio,
+            "clear": self.clear,
+        }
+
+    def __str__(self) -> str:
+        low, high = (f"{100 * value:+.1f}" for value in self.interval)
+        cost = f"{self.cost_ratio:.2f} x the {self.by.replace('_', ' ')}"
+        gain = f"{100 * self.gain:+.1f} points [{low}, {high}]"
+        return f"{self.more.name} beats {self.fewer.name}: {gain} at {cost}"
+
+
+def frontier(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
+    """The points that no other beats, by rising cost: none answers as well for less, none better for the same."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (cost(point), -point.accuracy)):
+        if not best or point.accuracy > best[-1].accuracy:
+            best.append(point)
+    return best
+
+
+def find_trades(points: Sequence[Point], by: str, tolerance: float = 0.05) -> list[Trade]:
+    """Every pair in which more frames at a higher prune ratio answer better at the same cost, by falling gain.
+
+    by: "seconds" or "visual_tokens"; tolerance: costs count as the same up to this share more. Both of a pair are
+    of one policy, or the fewer frames are whole.
+    """
+    trades = []
+    for fewer in points:
+        for more in points:
+            if more.frames <= fewer.frames or more.prune_ratio <= fewer.prune_ratio:
+                continue
+            if fewer.policy not in (more.policy, "none"):
+                continue
+            cost_ratio = getattr(more, by) / getattr(fewer, by)
+            if cost_ratio <= 1 + tolerance and more.accuracy > fewer.accuracy:
+                gains = np.subtract(more.correct, fewer.correct, dtype=float)
+                low, high = mean_intervals(gains, more.clusters)[0]
+                gain = more.accuracy - fewer.accuracy
+                trades.append(Trade(more, fewer, by, gain, (float(low), float(high)), cost_ratio))
+    return sorted(trades, key=lambda trade: -trade.gain)

@@ -1,0 +1,119 @@
+"""Reading a video once for all questions about it, while the model is busy with the ones before."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.decode import VideoError
+from ..data.evidence import evidence_items, evidence_scores
+from ..data.processing import VideoProcessor
+from ..data.video import READERS, Clip, check_file, read_video
+from ..windows import window_grid
+from .config import EvalConfig
+from .pictures import read_pictures
+from .tasks.base import Question
+
+In, Out = TypeVar("In"), TypeVar("Out")
+
+_TOKENIZER = threading.Lock()
+"""Fast tokenizers refuse to be used by two threads at a time."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A video that was read, with the prompts of all questions about it, or the reason why it could not be."""
+
+    questions: Sequence[Question]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """The processor's tensors of the frames, and window_scores (T, W), by which policy "given" keeps all evidence."""
+    prompts: Sequence[dict[str, Tensor]] = ()
+    """The processor's tensors of the text, one of each question."""
+    evidence: Sequence[np.ndarray] = ()
+    """(E, T, W) bool of each question, True where a piece of the E that its answer rests on can be seen."""
+    span: float | None = None
+    """Seconds from the first frame that is shown to the last."""
+    error: str | None = None
+
+
+def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
+    """Read the video that all these questions are about.
+
+    Raises VideoError where that fails, unless config.bad_videos is "wrong"; ValueError naming a question whose text
+    cannot be a prompt.
+    """
+    try:
+        clip = read_clip(questions[0], config, processor.image_size)
+    except VideoError as error:
+        if config.bad_videos == "stop":
+            raise
+        return Watched(questions, error=str(error))
+    with _TOKENIZER:
+        prompts = [_prompt(processor, question, clip) for question in questions]
+    sizes = window_grid(processor.grid, processor.pool_width)
+    items = [evidence_items(question.evidence, clip.timestamps, *sizes) for question in questions]
+    scores = evidence_scores(np.concatenate(items))
+    video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
+    span = float(clip.timestamps[-1] - clip.timestamps[0])
+    return Watched(questions, video, prompts, items, span)
+
+
+def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[str, Tensor]:
+    turn = {"role": "user", "content": question.text(clip.timestamps)}
+    try:
+        return processor.prompt_tensors([turn], clip.timestamps, add_generation_prompt=True)
+    except ValueError as error:
+        raise ValueError(f"question {question.id!r}: {error}") from error
+
+
+def read_clip(question: Question, config: EvalConfig, size: int) -> Clip:
+    """What is shown of a question's video, in frames of size x size. Raises VideoError as read_video does."""
+    options: dict[str, Any] = {"max_fps": config.max_fps, "start": question.start, "size": size}
+    options["sampling"] = config.sampling
+    if question.frame_fps is not None:
+        options["end"] = question.end
+        return read_pictures(question.video, question.frame_fps, config.frames, **options)
+    options["end"] = shown_until(question, config.backend)
+    return read_video(question.video, config.frames, backend=config.backend, **options)
+
+
+def shown_until(question: Question, backend: str) -> float | None:
+    """The second at which what is shown ends; None: at the end of the file.
+
+    An `end` past the last frame becomes that of the file, and the frame before end_frame is the last.
+    """
+    if question.end is None and question.end_frame is None:
+        return None
+    check_file(question.video)
+    reader = READERS[backend](question.video)
+    if reader.cut_short:  # then an end that lies past what is there must not pass
+        return question.end
+    ends = [reader.duration] if question.end is None else [reader.duration, question.end]
+    if question.end_frame is not None:
+        ends.append(float(reader.times[min(question.end_frame, len(reader.times)) - 1]))
+    return min(ends)
+
+
+def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
+    """map(function, items) in order, in `workers` threads that run at most so many items ahead.
+
+    What function raises comes where its result would have come.
+    """
+    pool, waiting = ThreadPoolExecutor(workers), deque[Future]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from miniatures import write_pictures
+from painted import encode, keep_bytes
+
+from stts.data import VideoError, read_video, write_video
+from stts.eval.config import EvalConfig
+from stts.eval.pictures import read_pictures
+from stts.eval.tasks import Question
+from stts.eval.watching import map_ahead, read_clip, shown_until
+from stts.eval.work import batches, by_clip, portions, share_of
+
+CONFIG = EvalConfig("own", frames=100, max_fps=8.0, progress=False)
+
+
+def ask(number: int, video: str, **changes) -> Question:
+    return Question(f"q{number}", Path(video), "Which?", ("a", "b"), 0, **changes)
+
+
+class TestWork:
+    def test_questions_about_a_clip_come_together(self) -> None:
+        questions = [ask(0, "a"), ask(1, "b"), ask(2, "a"), ask(3, "a", end=2.0), ask(4, "a", end_frame=9)]
+        ids = [[question.id for question in shared] for shared in by_clip(questions)]
+        assert ids == [["q0", "q2"], ["q1"], ["q3"], ["q4"]]
+
+    @given(st.lists(st.integers(0, 12), max_size=40), st.integers(1, 7), st.integers(1, 5))
+    def test_every_question_is_asked_by_one_process(
+        self, videos: list[int], size: int, processes: int
+    ) -> None:
+        questions = [ask(number, f"v{video}") for number, video in enumerate(videos)]
+        planned = portions(questions, size)
+        shares = [share_of(planned, process, processes) for process in range(processes)]
+        ids = sorted(q.id for share in shares for portion in share for shared in portion for q in shared)
+        assert ids == sorted(question.id for question in questions)
+        for portion in planned:
+            assert sum(map(len, portion[:-1])) < size, "no portion goes on once it fills a batch"
+            assert all(len({question.video for question in shared}) == 1 for shared in portion)
+        clips = [shared[0].video for portion in planned for shared in portion]
+        assert len(clips) == len(set(clips)), "a video belongs to one portion"
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+    @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 6), st.integers(1, 120))
+    def test_batches_keep_to_their_budget(self, lengths: list[int], size: int, tokens: int) -> None:
+        found = batches(lengths, size, tokens)
+        assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
+        for batch in found:
+            padded = len(batch) * max(lengths[place] for place in batch)
+            assert len(batch) == 1 or (len(batch) <= size and padded <= tokens)
+        for one, other in pairwise(found):  # nothing more would have fitted
+            longest = max(lengths[place] for place in one)
+            assert len(one) == size or longest * (len(one) + 1) > tokens
+            assert min(lengths[place] for place in one) >= max(lengths[place] for place in other)
+
+
+class TestMapAhead:
+    def test_results_keep_their_order_and_threads_overlap(self) -> None:
+        meet = threading.Barrier(3, timeout=20)  # three at a time, or it breaks
+
+        def work(number: int) -> int:
+            meet.wait()
+            time.sleep(0.01 * (number % 3))
+            return number * number
+
+        assert list(map_ahead(work, range(9), workers=3)) == [number * number for number in range(9)]
+
+    def test_it_runs_no_further_ahead_than_it_may(self) -> None:
+        begun: list[int] = []
+        results = map_ahead(lambda number: begun.append(number) or number, range(100), workers=2)
+        next(results)
+        time.sleep(0.05)
+        assert len(begun) <= 3
+        results.close()
+        time.sleep(0.05)
+        assert len(begun) <= 4
+
+    def test_an_error_comes_in_its_place(self) -> None:
+        results = map_ahead(lambda number: 1 // number, [1, 1, 0, 1], workers=2)
+        assert [next(results), next(results)] == [1, 1]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 frames in 3 s, each brighter than the one before."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(path, [np.full((48, 64, 3), 10 * i, np.uint8) for i in range(24)], fps=8)
+    return path
+
+
+class TestShownPart:
+    def greys(self, clip: Path, **part) -> list[int]:
+        frames = read_clip(ask(0, str(clip), **part), CONFIG, 12).frames
+        return [round(frame.mean() / 10) for frame in frames]
+
+    def test_an_end_past_the_video_is_its_end(self, clip: Path) -> None:
+        assert self.greys(clip, start=2.0, end=31.5) == self.greys(clip, start=2.0) == list(range(16, 24))
+        with pytest.raises(VideoError, match="end is 31"):
+            read_video(clip, 8, end=31.5)
+        with pytest.raises(VideoError, match=r"start is 3\.5"):
+            self.greys(clip, start=3.5, end=31.5)
+
+    def test_an_end_inside_stays(self, clip: Path) -> None:
+        assert self.greys(clip, end=1.0) == list(range(9))
+        assert shown_until(ask(0, str(clip), end=1.0), "pyav") == 1.0
+        assert shown_until(ask(0, "no.mp4"), "pyav") is None
+
+    def test_the_end_frame_is_not_shown(self, clip: Path) -> None:
+        assert self.greys(clip, end_frame=10) == list(range(10))
+        assert self.greys(clip, end_frame=10, end=0.5) == list(range(5))
+        assert self.greys(clip, end_frame=24) == self.greys(clip, end_frame=1000) == list(range(24))
+
+    def test_a_file_that_breaks_off_is_not_taken_for_a_short_one(self, tmp_path: Path) -> None:
+        options = {"options": {"g": "15", "bf": "3"}, "container_options": {"movflags": "faststart"}}
+        broken = keep_bytes(encode(tmp_path / "whole.mp4", **options), tmp_path / "broken.mp4", 0.7)
+        with pytest.raises(VideoError, match="is cut short"):
+            read_clip(ask(0, str(broken), end=6.0), CONFIG, 12)
+
+
+class TestPictures:
+    @pytest.fixture
+    def folder(self, clip: Path, tmp_path: Path) -> Path:
+        write_pictures(tmp_path / "scene", clip)
+        return tmp_path / "scene"
+
+    def test_they_are_read_like_a_video_of_their_rate(self, folder: Path, clip: Path) -> None:
+        for part in ({}, {"start": 0.5, "end": 1.25}, {"start": 2.0, "end": 99.0}, {"max_fps": 2.0}):
+            options = {"max_fps": 8.0, "size": 12} | part
+            pictures = read_pictures(folder, 8.0, 100, **options)
+            video = read_video(clip, 100, **options | ({"end": 3.0} if part.get("end") == 99.0 else {}))
+            np.testing.assert_allclose(pictures.timestamps, video.timestamps)
+            assert pictures.frames.shape == video.frames.shape
+            assert np.abs(pictures.frames.astype(int) - video.frames).max() <= 3
+        assert len(read_pictures(folder, 8.0, 5).frames) == 5
+
+    def test_a_question_may_be_about_them(self, folder: Path) -> None:
+        shown = read_clip(ask(0, str(folder), frame_fps=3.0, start=1.0, end=2.0), CONFIG, 12)
+        np.testing.assert_allclose(shown.timestamps, [1, 4 / 3, 5 / 3, 2])
+        assert [round(frame.mean() / 10) for frame in shown.frames] == [3, 4, 5, 6]
+
+    def test_what_cannot_be_read_is_named(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(VideoError, match=r"scene: start is 9 s and end 8.0 s; the pictures last 8.000 s"):
+            read_pictures(folder, 3.0, 4, start=9)
+        (folder / "00001.jpg").write_bytes(b"no picture")
+        with pytest.raises(VideoError, match=r"00001\.jpg"):
+            read_pictures(folder, 3.0, 4)
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty/cover.jpg").write_bytes(b"")
+        with pytest.raises(VideoError, match="empty: has no pictures named by numbers"):
+            read_pictures(tmp_path / "empty", 3.0, 4)
