@@ -1,26 +1,19 @@
 """python benchmarks/aux_loss.py: the auxiliary loss, forward and backward, against a matrix of all pairs.
 
-Only F - 1 similarities of each window are wanted. The matrix holds (F * W)^2 of them.
+Only F - 1 similarities of each window are wanted. The matrix holds (F * W)^2 of them. "gradient alone" is what no
+loss on these features can do without: one tensor of their size.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import (
-    RESULTS,
-    machine,
-    measure,
-    megabytes,
-    peak_memory,
-    print_table,
-    timing_fields,
-    write_results,
-)
+from common import megabytes, parser, prepare, print_table, run_steps, write_results
+from figures import figure, hardware, lines
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,28 +24,23 @@ WINDOWS, PATCHES = 81, 729
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--frames", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    return parser.parse_args(arguments)
+    options = parser(__doc__, repeats=3)
+    options.add_argument("--frames", type=int, nargs="+", default=[32, 64, 128])
+    options.add_argument("--all-pairs-up-to", type=int, default=128, help="frames; the matrix grows with F^2")
+    options.add_argument("--dim", type=int, default=64)
+    return options.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> Path:
     args = parse(arguments)
-    torch.set_num_threads(args.threads)
-    facts = machine(args.device)
+    facts = prepare(args)
     rows = [row for frames in args.frames for row in measure_losses(frames, args)]
     cells = [[r["loss"], r["frames"], f"{r['seconds'] * 1e3:.1f}", megabytes(r["peak_bytes"])] for r in rows]
     title = f"auxiliary loss, forward and backward, D = {args.dim}, {args.device}"
     print_table(title, ["loss", "frames", "ms", "peak MB"], cells)
-    settings = {key: value for key, value in vars(args).items() if key != "output"}
-    return write_results(f"aux_loss-{args.device.split(':')[0]}", settings, rows, args.output, facts)
+    path = write_results("aux_loss", args, rows, facts)
+    draw(path, rows, f"{title}\n{hardware(facts)}")
+    return path
 
 
 def all_pairs_loss(scores: Tensor, features: Tensor, frames_per_video: list[int]) -> Tensor:
@@ -63,24 +51,41 @@ def all_pairs_loss(scores: Tensor, features: Tensor, frames_per_video: list[int]
     return (scores[1:] - (1 - similarity)).square().mean()
 
 
+def gradient_alone(scores: Tensor, features: Tensor, frames_per_video: list[int]) -> Tensor:
+    """No loss at all, but a gradient of the size that every one has."""
+    return features.sum() * 0 + scores.sum() * 0
+
+
 def measure_losses(frames: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for ours, a row for all pairs. Raises ValueError should the two losses differ."""
+    """A row a loss. Raises ValueError should ours and that of all pairs differ."""
     torch.manual_seed(0)
     features = torch.randn(frames, PATCHES, args.dim, device=args.device, requires_grad=True)
     scores = torch.rand(frames, WINDOWS, device=args.device, requires_grad=True)
-    losses = {"ours": temporal_aux_loss, "all pairs": all_pairs_loss}
-    values = {name: loss(scores, features, [frames]).item() for name, loss in losses.items()}
-    if abs(values["ours"] - values["all pairs"]) > 1e-4:
-        raise ValueError(f"the losses differ: {values}")
+    losses = {"ours": temporal_aux_loss, "gradient alone": gradient_alone}
+    if frames <= args.all_pairs_up_to:
+        losses["all pairs"] = all_pairs_loss
+        values = {name: losses[name](scores, features, [frames]).item() for name in ("ours", "all pairs")}
+        if abs(values["ours"] - values["all pairs"]) > 1e-4:
+            raise ValueError(f"the losses differ: {values}")
 
-    def step(name: str) -> None:
-        losses[name](scores, features, [frames]).backward()
+    def step(loss: Callable[..., Tensor]) -> None:
+        loss(scores, features, [frames]).backward()
         features.grad = scores.grad = None
 
-    steps = {name: (lambda name=name: step(name)) for name in losses}
-    peaks = {name: peak_memory(run, args.device) for name, run in steps.items()}
-    for name, timing in measure(steps, args.device, args.repeats, warmup=0).items():
-        yield {"loss": name, "frames": frames, **timing_fields(timing), "peak_bytes": peaks[name]}
+    steps = {name: (lambda loss=loss: step(loss)) for name, loss in losses.items()}
+    for name, fields in run_steps(steps, args).items():
+        yield {"loss": name, "frames": frames, **fields}
+
+
+def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Time and memory over frames."""
+    scales = {"seconds": (1e3, "ms"), "peak_bytes": (1e-6, "peak MB")}
+    with figure(path, title, columns=2) as axes:
+        for ax, (key, (scale, label)) in zip(axes, scales.items(), strict=True):
+            names = dict.fromkeys(row["loss"] for row in rows)
+            found = [row for row in rows if row[key]]
+            series = {n: {r["frames"]: r[key] * scale for r in found if r["loss"] == n} for n in names}
+            lines(ax, series, "frames", label)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the step takes by itself.
 from __future__ import annotations
 
 import argparse
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +16,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import RESULTS, machine, print_table, write_results
+from common import default_device, now, on_cuda, parser, prepare, print_table, write_results
+from figures import figure, hardware, stacked
 from presets import PRESETS, build_model, make_inputs, preset_config
 from speed import prefill
 
 import stts.molmo2_backbone
+import stts.policies
 import stts.vit
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts.llm_attention import choose_llm_attention
 
 PARTS = (
     "patch embedding",
@@ -44,27 +46,19 @@ OVERHEAD = ("scorer", "select", "plan and gather", "placeholders")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.0, 0.5, 0.8])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    return parser.parse_args(arguments)
+    options = parser(__doc__, default_device(), repeats=3)
+    options.add_argument("--preset", choices=PRESETS, default="tiny")
+    options.add_argument("--frames", type=int, default=16)
+    options.add_argument("--ratios", type=float, nargs="+", default=[0.0, 0.5, 0.8])
+    return options.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> Path:
     args = parse(arguments)
-    cuda = args.device.startswith("cuda")
-    if not cuda:
-        torch.set_num_threads(args.threads)
-    facts = machine(args.device)
+    facts = prepare(args)
     config = preset_config(args.preset, STTSConfig())
-    model = build_model(config, args.device, torch.bfloat16 if cuda else torch.float32).eval()
+    dtype = torch.bfloat16 if on_cuda(args.device) else torch.float32
+    model = build_model(config, args.device, dtype, choose_llm_attention(None, args.device)).eval()
     inputs = make_inputs(config, args.frames, args.device)
     del inputs["labels"]
     runs = {ratio: [] for ratio in args.ratios}
@@ -73,9 +67,9 @@ def main(arguments: list[str] | None = None) -> Path:
             seconds.append(time_parts(model, inputs, ratio))
     rows = [{"ratio": ratio, **medians(seconds[1:])} for ratio, seconds in runs.items()]
     report(rows, args)
-    settings = {key: value for key, value in vars(args).items() if key != "output"}
-    name = f"breakdown-{args.preset}-{args.device.split(':')[0]}"
-    return write_results(name, settings, rows, args.output, facts)
+    path = write_results(f"breakdown-{args.preset}", args, rows, facts)
+    draw(path, rows, f"forward of {args.preset}, {args.frames} frames\n{hardware(facts)}")
+    return path
 
 
 def time_parts(
@@ -118,8 +112,9 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
     for i, block in enumerate(tower.layers):
         pruned_part = "biased block" if i == biased else "ragged blocks"
         yield block, "forward", pruned_part if model.stts.prune_ratio and i >= biased else "dense blocks"
-    for name, part in {"score": "scorer", "key_bias": "select", "select_windows": "select"}.items():
-        yield vit, name, part
+    yield tower.scorer, "score_windows", "scorer"
+    yield stts.policies, "select_windows", "select"
+    yield vit, "key_bias", "select"
     for name in ("plan_survivors", "pack"):
         yield vit, name, "plan and gather"
     yield inner, "pool", "adapter"
@@ -145,25 +140,26 @@ def timed(
         busy.pop()
 
 
-def now(device: torch.device) -> float:
-    """CPU seconds of the process; on CUDA seconds on the wall once the device is done."""
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     """Median of each part, and the share of the step that pruning itself takes."""
     parts = {part: round(median(run[part] for run in runs), 6) for part in (*PARTS, "total")}
     return parts | {"overhead_share": round(sum(parts[part] for part in OVERHEAD) / parts["total"], 4)}
 
 
+def names(rows: list[dict[str, Any]]) -> list[str]:
+    return ["unpruned" if row["ratio"] == 0 else f"pruned {row['ratio']:.0%}" for row in rows]
+
+
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    columns = ["ms", *("unpruned" if row["ratio"] == 0 else f"pruned {row['ratio']:.0%}" for row in rows)]
     cells = [[part, *(f"{row[part] * 1e3:.1f}" for row in rows)] for part in (*PARTS, "total")]
     cells.append(["scorer, select, gather, placeholders", *(f"{row['overhead_share']:.1%}" for row in rows)])
-    print_table(f"forward of {args.preset}, {args.frames} frames, {args.device}", columns, cells)
+    print_table(f"forward of {args.preset}, {args.frames} frames, {args.device}", ["ms", *names(rows)], cells)
+
+
+def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """A bar each, cut into its parts."""
+    with figure(path, title) as (ax,):
+        stacked(ax, names(rows), {part: [row[part] * 1e3 for row in rows] for part in PARTS}, "ms")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What every benchmark needs: timing, peak memory, facts about the machine, a JSON file and a table."""
+"""What every benchmark needs: arguments, timing, peak memory, facts about the machine, a JSON file and a table."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import json
@@ -23,6 +24,35 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("stts", "torch", "transformers", "numpy", "av", "decord")
 Step = Callable[[], Any]
+
+
+def parser(description: str, device: str = "cpu", repeats: int = 5) -> argparse.ArgumentParser:
+    """With the arguments that all benchmarks take."""
+    found = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument("--device", default=device, help="cpu, cuda, cuda:1, ... (default %(default)s)")
+    found.add_argument("--threads", type=int, default=1, help="on a CPU")
+    found.add_argument("--repeats", type=int, default=repeats)
+    found.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    return found
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_cuda(device: str) -> bool:
+    return device.startswith("cuda")
+
+
+def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """Set the threads; returns the facts about the machine, load included, as they are before the first run."""
+    if on_cuda(args.device):
+        torch.cuda.set_device(torch.device(args.device))
+    else:
+        torch.set_num_threads(args.threads)
+    return machine(args.device)
 
 
 @dataclass(frozen=True)
@@ -55,7 +85,7 @@ def measure(
 
 def _time_once(step: Step, device: str) -> tuple[float, float]:
     """Seconds of the device and of the clock on the wall."""
-    if not device.startswith("cuda"):
+    if not on_cuda(device):
         wall, cpu = time.perf_counter(), time.process_time()
         step()
         return time.process_time() - cpu, time.perf_counter() - wall
@@ -75,7 +105,7 @@ def peak_memory(step: Step, device: str = "cpu") -> int | None:
     On a CPU the growth of the resident set, which Linux alone tells; None elsewhere.
     """
     gc.collect()
-    if device.startswith("cuda"):
+    if on_cuda(device):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
@@ -114,8 +144,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
-    if device.startswith("cuda"):
+    if on_cuda(device):
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        facts["gpu_memory"] = torch.cuda.get_device_properties(torch.device(device)).total_memory
     return facts
 
 
@@ -138,18 +169,24 @@ def _version(package: str) -> str | None:
 
 
 def write_results(
-    name: str,
-    settings: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    folder: Path,
-    facts: Mapping[str, Any],
+    name: str, args: argparse.Namespace, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> Path:
-    """Write <folder>/<name>.json: settings, machine, rows. Returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    content = {"benchmark": name, "settings": dict(settings), "machine": dict(facts), "rows": list(rows)}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """Write <args.output>/<name>-<kind of device>.json: settings, machine, rows. Returns its path."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / f"{name}-{args.device.split(':')[0]}.json"
+    settings = {key: value for key, value in vars(args).items() if key not in ("output", "name")}
+    content = {"benchmark": name, "settings": settings, "machine": dict(facts), "rows": list(rows)}
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
     return path
+
+
+def run_steps(steps: Mapping[str, Step], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Time and peak memory of each step, as the fields of its row. The pass that measures memory warms up."""
+    peaks = {name: peak_memory(step, args.device) for name, step in steps.items()}
+    timings = measure(steps, args.device, args.repeats, warmup=0)
+    return {name: timing_fields(timings[name]) | {"peak_bytes": peaks[name]} for name in steps}
 
 
 def timing_fields(timing: Timing) -> dict[str, Any]:
@@ -161,6 +198,14 @@ def timing_fields(timing: Timing) -> dict[str, Any]:
 def megabytes(size: int | None) -> str | None:
     """For a table; None stays None."""
     return None if size is None else f"{size / 1e6:.1f}"
+
+
+def now(device: torch.device) -> float:
+    """CPU seconds of the process; on CUDA seconds on the wall once the device is done."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, machine, measure, print_table, timing_fields, write_results
+from common import measure, parser, prepare, print_table, timing_fields, write_results
+from figures import bars, figure, hardware
 
 from stts.data import read_video, write_video
 from stts.data.pixels import patchify
@@ -20,47 +21,60 @@ PATCH = 14
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--seconds", type=int, default=40, help="length of the clip")
-    parser.add_argument("--fps", type=int, default=24)
-    parser.add_argument("--height", type=int, default=360)
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--size", type=int, default=378, help="side of the frames handed over")
-    parser.add_argument(
+    options = parser(__doc__, repeats=3)
+    options.add_argument("--frames", type=int, nargs="+", default=[32, 64])
+    options.add_argument("--seconds", type=int, default=40, help="length of the clip")
+    options.add_argument("--fps", type=int, default=24)
+    options.add_argument("--height", type=int, default=360)
+    options.add_argument("--width", type=int, default=640)
+    options.add_argument("--size", type=int, default=378, help="side of the frames handed over")
+    options.add_argument(
         "--keyframes", type=int, nargs="+", default=[250, 24], help="frames between keyframes"
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    return parser.parse_args(arguments)
+    args = options.parse_args(arguments)
+    args.device = "cpu"  # decoders run there
+    return args
 
 
 def main(arguments: list[str] | None = None) -> Path:
     args = parse(arguments)
-    torch.set_num_threads(1)
-    facts = machine()
+    facts = prepare(args)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             row
             for every in args.keyframes
             for row in measure_clip(make_clip(Path(folder), every, args), args)
         ]
-    cells = [
-        [
-            r["backend"],
-            r["keyframe_every"],
-            r["frames"],
-            f"{r['seconds'] * 1e3:.0f}",
-            f"{r['frames_per_core_s']:.1f}",
-        ]
-        for r in rows
-    ]
     title = (
         f"decode, resize to {args.size}, cut into patches: {args.seconds} s of {args.width} x {args.height}"
     )
+    report(rows, title)
+    path = write_results("decode", args, rows, facts)
+    draw(path, rows, f"{title}\n{hardware(facts)}")
+    return path
+
+
+def report(rows: list[dict[str, Any]], title: str) -> None:
+    cells = [
+        [
+            row["backend"],
+            row["keyframe_every"],
+            row["frames"],
+            f"{row['seconds'] * 1e3:.0f}",
+            f"{row['frames_per_core_s']:.1f}",
+        ]
+        for row in rows
+    ]
     print_table(title, ["backend", "keyframe every", "frames", "CPU ms", "frames / core s"], cells)
-    settings = {key: value for key, value in vars(args).items() if key != "output"}
-    return write_results("decode-cpu", settings, rows, args.output, facts)
+
+
+def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Frames a core second of each backend, by distance of keyframes and number of frames."""
+    groups = dict.fromkeys(f"{r['frames']} frames,\nkeyframe / {r['keyframe_every']}" for r in rows)
+    backends = dict.fromkeys(row["backend"] for row in rows)
+    series = {name: [r["frames_per_core_s"] for r in rows if r["backend"] == name] for name in backends}
+    with figure(path, title) as (ax,):
+        bars(ax, list(groups), series, "frames / core s")
 
 
 def make_clip(folder: Path, keyframe_every: int, args: argparse.Namespace) -> Path:

@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import (
-    RESULTS,
-    machine,
-    measure,
-    megabytes,
-    peak_memory,
-    print_table,
-    timing_fields,
-    write_results,
-)
+from common import megabytes, parser, prepare, print_table, run_steps, write_results
+from figures import figure, hardware, lines
 from torch import Tensor
 
 from stts.packing import bin_slots, pack, plan_bins, plan_packing, unpack
@@ -28,39 +20,23 @@ GRID, POOL, WINDOWS, PATCHES = (27, 27), 3, 81, 729
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, nargs="+", default=[128, 384])
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.8])
-    parser.add_argument("--dim", type=int, default=192, help="width of the tokens that are moved")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--repeats", type=int, default=21)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    return parser.parse_args(arguments)
+    options = parser(__doc__, repeats=21)
+    options.add_argument("--frames", type=int, nargs="+", default=[128, 384])
+    options.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.8])
+    options.add_argument("--dim", type=int, default=192, help="width of the tokens that are moved")
+    return options.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> Path:
     args = parse(arguments)
-    torch.set_num_threads(args.threads)
-    facts = machine(args.device)
+    facts = prepare(args)
     rows = [
         row for frames in args.frames for ratio in args.ratios for row in measure_layout(frames, ratio, args)
     ]
-    cells = [
-        [
-            r["step"],
-            r["frames"],
-            r["ratio"],
-            f"{r['seconds'] * 1e3:.3f}",
-            r["bins"],
-            megabytes(r["peak_bytes"]),
-        ]
-        for r in rows
-    ]
-    columns = ["step", "frames", "ratio", "ms", "bins", "peak MB"]
-    print_table(f"packing, D = {args.dim}, {args.device}", columns, cells)
-    settings = {key: value for key, value in vars(args).items() if key != "output"}
-    return write_results(f"packing-{args.device.split(':')[0]}", settings, rows, args.output, facts)
+    report(rows, args)
+    path = write_results("packing", args, rows, facts)
+    draw(path, rows, f"packing, D = {args.dim}, {args.device}\n{hardware(facts)}")
+    return path
 
 
 def random_keep(frames: int, ratio: float, device: str) -> Tensor:
@@ -86,16 +62,37 @@ def measure_layout(frames: int, ratio: float, args: argparse.Namespace) -> Itera
         "plan bins (host)": lambda: plan_bins(lengths, PATCHES),
         "slots of bins (host)": lambda: bin_slots(bins, lengths),
     }
-    timings = measure(steps, args.device, args.repeats, warmup=2)
-    for name, timing in timings.items():
-        yield {
-            "step": name,
-            "frames": frames,
-            "ratio": ratio,
-            **timing_fields(timing),
-            "bins": bins.num_bins if "bins" in name else None,
-            "peak_bytes": peak_memory(steps[name], args.device),
-        }
+    for name, fields in run_steps(steps, args).items():
+        used = bins.num_bins if "bins" in name else None
+        yield {"step": name, "frames": frames, "ratio": ratio, **fields, "bins": used}
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    cells = [
+        [
+            row["step"],
+            row["frames"],
+            row["ratio"],
+            f"{row['seconds'] * 1e3:.3f}",
+            f"{min(row['repeats']) * 1e3:.3f}",
+            row["bins"],
+            megabytes(row["peak_bytes"]),
+        ]
+        for row in rows
+    ]
+    columns = ["step", "frames", "ratio", "ms", "least ms", "bins", "peak MB"]
+    print_table(f"packing, D = {args.dim}, {args.device}", columns, cells)
+
+
+def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Time of each step over frames, one figure a ratio."""
+    ratios = sorted({row["ratio"] for row in rows})
+    with figure(path, title, columns=len(ratios)) as axes:
+        for ax, ratio in zip(axes, ratios, strict=True):
+            found = [row for row in rows if row["ratio"] == ratio]
+            names = dict.fromkeys(row["step"] for row in found)
+            series = {n: {r["frames"]: r["seconds"] * 1e3 for r in found if r["step"] == n} for n in names}
+            lines(ax, series, f"frames, {ratio:.0%} dropped", "ms")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import MethodType
 from typing import Any
 
 import torch
@@ -13,10 +10,6 @@ from transformers import Molmo2Config
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.layout import BatchLayout
-from stts.molmo2_backbone import STTSVisionModel, to_float
-from stts.packing import pack
-from stts.selection import select_windows
-from stts.vit import PrunedFeatures, plan_survivors, score
 from stts.windows import window_index
 
 TEXT_PER_FRAME, TEXT_TOKENS = 6, 64
@@ -154,39 +147,3 @@ def _video(frames: int, patches: int, values: int, generator: torch.Generator) -
     """(F, N, values) uint8 noise of which half stays from one frame to the next."""
     still = torch.randint(0, 128, (1, patches, values), generator=generator, dtype=torch.uint8)
     return still + torch.randint(0, 128, (frames, patches, values), generator=generator, dtype=torch.uint8)
-
-
-@contextmanager
-def prune_after_vit(model: STTSMolmo2ForConditionalGeneration) -> Iterator[None]:
-    """Inside, the model runs its whole ViT on every patch and drops the windows of its output that changed least
-    since the frame before: pruning in front of the LLM, without training, to the same number of tokens."""
-    tower, stts = model.model.vision_tower, model.stts
-    tower.encode = MethodType(_encode_then_drop, tower)
-    model.stts = stts.replace(policy="temporal")
-    try:
-        yield
-    finally:
-        del tower.encode
-        model.stts = stts
-
-
-def _encode_then_drop(
-    tower: STTSVisionModel,
-    pixels: Tensor,
-    stts: STTSConfig,
-    frames_per_video: tuple[int, ...],
-    layers: list[int],
-) -> PrunedFeatures:
-    """STTSVisionModel.encode with the cut after the last block."""
-    x = tower.patch_embedding(to_float(pixels).to(tower.dtype))
-    x = x + tower.positional_embedding.to(x)
-    collected = {}
-    for i, block in enumerate(tower.layers):
-        x = block(x, None)
-        if i in layers:
-            collected[i] = x
-    scores = score(x, tower.scorer, stts, frames_per_video, tower.grid)
-    keep = select_windows(scores, frames_per_video, stts.prune_ratio)
-    packing = plan_survivors(keep, stts, frames_per_video, tower.grid, num_prefix=0)
-    kept = {i: pack(hidden, packing) for i, hidden in collected.items()}
-    return PrunedFeatures(kept, packing, keep, scores, x)

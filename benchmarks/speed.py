@@ -1,7 +1,8 @@
 """python benchmarks/speed.py --preset cpu-mid --mode train: how much faster pruning is, against what it can be.
 
-Three ways in the same run: no pruning (transformers' own forward), pruning inside the ViT, and pruning the same
-number of windows after the whole ViT ("llm-only"). The limit is the ratio of multiply-adds (stts/flops.py).
+Ways of spending the same budget of windows, in turns in one run: no pruning (transformers' own forward), pruning
+inside the ViT ("pruned"), dropping windows after the whole ViT ("after-vit", as EVS does in vLLM) and merging them
+where the others are dropped ("tome"). The limit is the ratio of multiply-adds (stts/flops.py).
 """
 
 from __future__ import annotations
@@ -13,111 +14,120 @@ from typing import Any
 
 import torch
 from common import (
-    RESULTS,
     Step,
     Timing,
-    machine,
+    default_device,
     measure,
     megabytes,
+    on_cuda,
+    parser,
     peak_memory,
+    prepare,
     print_table,
     timing_fields,
     write_results,
 )
-from presets import (
-    PRESETS,
-    TEXT_PER_FRAME,
-    TEXT_TOKENS,
-    build_model,
-    make_inputs,
-    preset_config,
-    prune_after_vit,
-)
+from presets import PRESETS, TEXT_PER_FRAME, TEXT_TOKENS, build_model, make_inputs, preset_config
 from speed_figure import draw
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts.compiled import compile_layers
 from stts.config import BACKENDS
 from stts.flops import limit, vision_limit
+from stts.llm_attention import choose_llm_attention
 
 MODES = ("train", "prefill", "vit", "generate")
+POLICY_OF = {"pruned": "scorer", "after-vit": "evs", "tome": "tome"}
+"""What each way is called in STTSConfig.policy."""
 NEW_TOKENS = 16
+Variant = tuple[str, float]
+"""A way and its prune ratio."""
+UNPRUNED: Variant = ("unpruned", 0.0)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = parser(__doc__, default_device())
+    options.add_argument("--preset", choices=PRESETS, default="tiny")
+    options.add_argument("--mode", choices=MODES, default="prefill", help="train: forward and backward")
+    options.add_argument("--frames", type=int, nargs="+", default=[16, 32])
+    options.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.8])
+    options.add_argument("--variants", choices=POLICY_OF, nargs="+", default=list(POLICY_OF))
+    options.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on CUDA")
+    options.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="kernel of the pruned ViT blocks"
     )
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--mode", choices=MODES, default="prefill", help="train: forward and backward")
-    parser.add_argument("--frames", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.8])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on CUDA")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="kernel of the pruned ViT blocks")
-    parser.add_argument("--llm-attention", help="sdpa, flex_attention, ... (default: transformers' choice)")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward")
-    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=0, help="on top of one pass that measures memory")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    parser.add_argument("--name", help="of the files written, default speed-<preset>-<mode>-<device>")
-    return parser.parse_args(arguments)
+    options.add_argument("--llm-attention", help="sdpa, block_sparse, ... (default: block_sparse on CUDA)")
+    options.add_argument("--compile", action="store_true", help="torch.compile the layers")
+    options.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward")
+    options.add_argument("--warmup", type=int, default=0, help="on top of one pass that measures memory")
+    options.add_argument("--name", help="of the files written, default speed-<preset>-<mode>")
+    return options.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> Path:
     args = parse(arguments)
-    if not args.device.startswith("cuda"):
-        torch.set_num_threads(args.threads)
-    facts = machine(args.device)
-    cuda = args.device.startswith("cuda")
-    dtype = getattr(torch, args.dtype or ("bfloat16" if cuda else "float32"))
-    config = preset_config(args.preset, STTSConfig(attention=args.backend))
-    model = build_model(config, args.device, dtype, args.llm_attention).train(args.mode == "train")
-    if args.checkpointing:
-        model.gradient_checkpointing_enable()
-    settings = vars(args) | {"dtype": str(dtype).removeprefix("torch.")}
-    settings = {key: value for key, value in settings.items() if key not in ("output", "name")}
-    name = args.name or f"speed-{args.preset}-{args.mode}-{args.device.split(':')[0]}"
+    facts = prepare(args)
+    args.dtype = args.dtype or ("bfloat16" if on_cuda(args.device) else "float32")
+    args.llm_attention = choose_llm_attention(args.llm_attention, args.device)
+    model = make_model(args)
     rows = []
     for frames in args.frames:
         rows += measure_frames(model, frames, args)
         # after every number of frames: a long run may be cut short
-        path = write_results(name, settings, rows, args.output, facts)
+        path = write_results(args.name or f"speed-{args.preset}-{args.mode}", args, rows, facts)
     report(rows, args)
     draw(path)
     return path
 
 
+def make_model(args: argparse.Namespace) -> STTSMolmo2ForConditionalGeneration:
+    """Random weights, made on the device."""
+    config = preset_config(args.preset, STTSConfig(attention=args.backend))
+    model = build_model(config, args.device, getattr(torch, args.dtype), args.llm_attention)
+    if args.checkpointing:
+        model.gradient_checkpointing_enable()
+    if args.compile:
+        compile_layers(model)
+    return model.train(args.mode == "train")
+
+
 def measure_frames(
     model: STTSMolmo2ForConditionalGeneration, frames: int, args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one number of frames: unpruned, then two for each ratio."""
+    """Rows of one number of frames: unpruned, then every way at every ratio. What does not fit into the memory of
+    the device has a row without times."""
     inputs = make_inputs(model.config, frames, args.device)
     if args.mode != "train":
         del inputs["labels"]
-    variants = [("unpruned", 0.0), *((name, r) for r in args.ratios for name in ("pruned", "llm-only"))]
-    if args.mode == "vit":
-        variants = [v for v in variants if v[0] != "llm-only"]
-    steps = {v: make_step(model, inputs, args.mode, *v) for v in variants}
-    peaks = {v: peak_memory(step, args.device) for v, step in steps.items()}
-    timings = measure(steps, args.device, args.repeats, args.warmup)
+    ways = [way for way in args.variants if args.mode != "vit" or way != "after-vit"]
+    variants = [UNPRUNED, *((way, ratio) for ratio in args.ratios for way in ways)]
+    steps = {variant: make_step(model, inputs, args.mode, *variant) for variant in variants}
+    peaks = {variant: peak_if_it_fits(step, args.device) for variant, step in steps.items()}
+    fitting = {variant: step for variant, step in steps.items() if peaks[variant] != "out of memory"}
+    timings = measure(fitting, args.device, args.repeats, args.warmup)
     for variant in variants:
         yield make_row(model, frames, args.mode, variant, timings, peaks)
 
 
+def peak_if_it_fits(step: Step, device: str) -> int | str | None:
+    """As peak_memory, or "out of memory"."""
+    try:
+        return peak_memory(step, device)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return "out of memory"
+
+
 def make_step(
-    model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any], mode: str, variant: str, ratio: float
+    model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any], mode: str, way: str, ratio: float
 ) -> Step:
     """One pass of one variant, settings of the model included."""
     run = {"train": train, "prefill": prefill, "vit": vit, "generate": generate}[mode]
 
     def step() -> None:
-        model.stts = model.stts.replace(prune_ratio=ratio)
-        if variant == "llm-only":
-            with prune_after_vit(model):
-                run(model, inputs)
-        else:
-            run(model, inputs)
+        model.stts = model.stts.replace(policy=POLICY_OF.get(way, "scorer"), prune_ratio=ratio)
+        run(model, inputs)
+        model.zero_grad(set_to_none=True)
 
     return step
 
@@ -125,7 +135,6 @@ def make_step(
 def train(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) -> None:
     """Forward and backward; no optimizer."""
     model(**inputs, use_cache=False).loss.backward()
-    model.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
@@ -150,71 +159,70 @@ def generate(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) 
 
 
 def arithmetic_limit(
-    model: STTSMolmo2ForConditionalGeneration, frames: int, mode: str, variant: str, ratio: float
+    model: STTSMolmo2ForConditionalGeneration, frames: int, mode: str, variant: Variant
 ) -> float | None:
     """None for generation, whose decoding is bound by memory rather than by arithmetic."""
+    way, ratio = variant
+    model.stts = model.stts.replace(policy=POLICY_OF.get(way, "scorer"), prune_ratio=ratio)
     if mode == "generate":
         return None
     if mode == "vit":
         return vision_limit(model.config, frames, ratio)
     settings = {"backward": True} if mode == "train" else {"logits": 1}
     settings |= {"text_tokens": TEXT_TOKENS, "text_per_frame": TEXT_PER_FRAME}
-    return limit(model.config, frames, ratio, llm_only=variant == "llm-only", **settings)
+    return limit(model.config, frames, ratio, **settings)
 
 
 def make_row(
     model: STTSMolmo2ForConditionalGeneration,
     frames: int,
     mode: str,
-    variant: tuple[str, float],
-    timings: dict[tuple[str, float], Timing],
-    peaks: dict[tuple[str, float], int | None],
+    variant: Variant,
+    timings: dict[Variant, Timing],
+    peaks: dict[Variant, int | str | None],
 ) -> dict[str, Any]:
-    speedup = timings["unpruned", 0.0].seconds / timings[variant].seconds
-    bound = arithmetic_limit(model, frames, mode, *variant)
-    base, peak = peaks["unpruned", 0.0], peaks[variant]
-    return {
-        "frames": frames,
-        "variant": variant[0],
-        "ratio": variant[1],
-        **timing_fields(timings[variant]),
-        "speedup": round(speedup, 4),
-        "limit": bound and round(bound, 4),
-        "share_of_limit": bound and round(speedup / bound, 4),
-        "peak_bytes": peak,
-        "peak_share": round(peak / base, 4) if base and peak is not None else None,
-    }
+    """speedup: median seconds unpruned over median seconds; speedup_range: least and most of a turn."""
+    row = {"frames": frames, "variant": variant[0], "ratio": variant[1], "peak_bytes": peaks[variant]}
+    bound = arithmetic_limit(model, frames, mode, variant)
+    row["limit"] = bound and round(bound, 4)
+    if variant in timings:
+        row |= timing_fields(timings[variant])
+    if {variant, UNPRUNED} <= timings.keys():
+        ours, base = timings[variant], timings[UNPRUNED]
+        turns = [b / o for o, b in zip(ours.repeats, base.repeats, strict=True)]
+        speedup = base.seconds / ours.seconds
+        row |= {"speedup": round(speedup, 4), "speedup_range": [round(min(turns), 4), round(max(turns), 4)]}
+        row["share_of_limit"] = bound and round(speedup / bound, 4)
+    ours, base = peaks[variant], peaks[UNPRUNED]
+    if isinstance(ours, int) and isinstance(base, int) and base:
+        row["peak_share"] = round(ours / base, 4)
+    return row
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     columns = (
-        "variant",
-        "ratio",
-        "frames",
-        "s",
-        "wall s",
-        "speed-up",
-        "limit",
-        "of limit",
-        "peak MB",
-        "peak share",
+        *("way", "ratio", "frames", "s", "wall s", "speed-up", "of a turn", "limit", "of limit"),
+        *("peak MB", "peak share"),
     )
-    keys = ("speedup", "limit", "share_of_limit")
     cells = []
     for row in rows:
-        ratios = ["-" if row[key] is None else f"{row[key]:.2f}" for key in keys]
-        head = [row["variant"], row["ratio"] or None, row["frames"]]
+        peak, turns = row["peak_bytes"], row.get("speedup_range")
         cells.append(
             [
-                *head,
-                f"{row['seconds']:.3f}",
-                f"{row['wall']:.3f}",
-                *ratios,
-                megabytes(row["peak_bytes"]),
-                row["peak_share"],
+                *(row["variant"], row["ratio"] or None, row["frames"]),
+                *(figures(row.get(key), 3) for key in ("seconds", "wall")),
+                figures(row.get("speedup")),
+                turns and f"{turns[0]:.2f} to {turns[1]:.2f}",
+                *(figures(row.get(key)) for key in ("limit", "share_of_limit")),
+                peak if isinstance(peak, str) else megabytes(peak),
+                figures(row.get("peak_share")),
             ]
         )
     print_table(f"{args.preset}, {args.mode}, {args.device}", columns, cells)
+
+
+def figures(value: float | None, digits: int = 2) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -73,9 +73,16 @@ def _run_cleanly(
         return USAGE_ERROR
 
 
+def _config_text(config_name: str) -> str:
+    """A script's config, and after it those it includes by name in its defaults."""
+    text = (CONFIG_DIR / f"{config_name}.yaml").read_text()
+    included = re.findall(r"^  - ([a-z]\w*)$", text, flags=re.MULTILINE)
+    return "\n".join([text, *map(_config_text, included)])
+
+
 def _known_keys(config_name: str) -> list[str]:
     """Every key that a script's command line may set, config groups included."""
-    text = (CONFIG_DIR / f"{config_name}.yaml").read_text()
+    text = _config_text(config_name)
     known = [key for key, _, _ in documented_keys(text)]
     for group, _ in _default_groups(text):
         files = sorted((CONFIG_DIR / group).glob("*.yaml"))
@@ -148,7 +155,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 def explain(config_name: str) -> str:
     """The --help text: every key with its default and the comment beside it, then the groups."""
-    text = (CONFIG_DIR / f"{config_name}.yaml").read_text()
+    text = _config_text(config_name)
     parts = [*_header(text), "", "Settings (key, default, meaning):", *_table(documented_keys(text))]
     for group, default in _default_groups(text):
         parts += ["", f"{group}=NAME, one of (default {default}):"]

@@ -49,25 +49,25 @@ def multiply_adds(
     text_per_frame: int = 6,
     logits: int | None = None,
     backward: bool = False,
-    llm_only: bool = False,
 ) -> MultiplyAdds:
     """What one video of `frames` frames costs.
 
     text_tokens: around the video; text_per_frame: of its timestamp, 6 for "12.5" and the spaces about it; logits:
-    positions the head runs on, None for all (training), 1 in prefill; llm_only: drop the windows after the whole
-    ViT, as pruning in front of the LLM does. The scorer, insert_after and pool_width are those of config.stts, or
-    the defaults. Kept windows are taken to be spread evenly over the frames after the first, which costs the
-    least.
+    positions the head runs on, None for all (training), 1 in prefill. The policy, with the stage where it drops
+    windows, its scorer, insert_after and pool_width are those of config.stts, or the defaults. What other policies
+    need to decide is not counted. Kept windows are taken to be spread evenly over the frames after the first, which
+    costs the least.
     """
     stts = _settings(config)
     windows, patches = _sizes(config, stts)
     kept = frames * windows - num_dropped(frames, windows, prune_ratio)
-    prunes_vit = kept < frames * windows and not llm_only
+    prunes_vit = kept < frames * windows and stts.stage == "vit"
+    seen = -(-kept // windows) if stts.stage == "frames" else frames  # by the ViT
     visual = kept + FRAME_MARKERS * frames
     length = visual + text_per_frame * frames + text_tokens
     cost = MultiplyAdds(
         patch_embedding=frames * patches * _patch_values(config) * config.vision_config.hidden_size,
-        vision=_vision(config, stts, frames, kept if prunes_vit else None),
+        vision=_vision(config, stts, seen, kept if prunes_vit else None),
         scorer=_scorer(config, stts, frames * windows) if prunes_vit and stts.policy == "scorer" else 0,
         adapter=_adapter(config, stts, kept),
         llm=_llm(config, length, visual),
@@ -83,7 +83,7 @@ def limit(config: Molmo2Config, frames: int, prune_ratio: float, **settings) -> 
 
     settings: of multiply_adds, the same for both runs. The scorer counts against the pruned one.
     """
-    unpruned = multiply_adds(config, frames, **settings | {"llm_only": False})
+    unpruned = multiply_adds(config, frames, **settings)
     return unpruned.total / multiply_adds(config, frames, prune_ratio, **settings).total
 
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from stts import STTSConfig, answer, demo
+from stts.comparison import Recipe, compare
 from stts.data import read_video
 from stts.data.spec import DataPaths
-from stts.demo import Arm, DemoConfig, filmed_clip, run_demo
+from stts.demo import Policy, filmed_clip, run_demo
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
 from stts.models import ModelSpec, load_model
@@ -18,41 +20,46 @@ LR = {"vision": 4e-4, "adapter": 4e-4, "llm": 2e-3, "scorer": 1.6e-3}
 
 
 @pytest.mark.slow
-def test_demo_compares_arms_and_goes_on_where_it_stopped(tiny_folder, clips, tmp_path):
-    config = DemoConfig((Arm("none", 0), Arm("scorer", 0.5), Arm("random", 0.5)), steps=2, batch_size=2)
+def test_demo_compares_policies_and_goes_on_where_it_stopped(tiny_folder, clips, tmp_path):
+    policies = [Policy("none", 0), Policy("scorer", 0.5), Policy("random", 0.5)]
+    recipe = Recipe(steps=2, batch_size=2, processes=2)
     spec = ModelSpec(path=str(tiny_folder), lr=LR)
     data = DataPaths(clips / "train.jsonl", clips / "test.jsonl", clips)
     names = {"num_train": 6, "num_test": 2, "slots": 5, "questions_per_clip": 3, "seed": 1}
     questions = load_test_rows(
         BenchmarkSpec("synthetic", "data", data={"name": "synthetic", "folder": str(clips), **names})
     )
-    rows = run_demo(config, spec, data, questions, tmp_path)
+    rows = run_demo(policies, STTSConfig(bias_range=0.1), recipe, 0, spec, data, questions, tmp_path)
     assert rows == json.loads((tmp_path / "results.json").read_text())
-    assert [(row["policy"], row["prune_ratio"]) for row in rows] == [
-        ("none", 0),
-        ("scorer", 0.5),
-        ("random", 0.5),
-    ]
+    named = [("none", 0), ("scorer", 0.5), ("random", 0.5)]
+    assert [(row["policy"], row["prune_ratio"]) for row in rows] == named
     assert [row["kept"] for row in rows] == [1, pytest.approx(0.5, abs=0.02), pytest.approx(0.5, abs=0.02)]
     assert rows[0]["evidence_recall"] == 1
     assert all(row["seconds_per_step"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
     assert (tmp_path / "kept_generated.png").exists()
     assert (tmp_path / "scorer-0.5" / "curves.png").exists()
-    again = dataclasses.replace(config, processes=1)
-    assert run_demo(again, spec, data, questions, tmp_path) == rows
-    logs = [(tmp_path / row / "log.txt").read_text() for row in ("none", "scorer-0.5", "random-0.5")]
-    assert all(log.count("finished already") == 1 for log in logs)
+    again = dataclasses.replace(recipe, processes=1)
+    assert run_demo(policies, STTSConfig(bias_range=0.1), again, 0, spec, data, questions, tmp_path) == rows
+    assert "starting at step 0" in (tmp_path / "scorer-0.5" / "log.txt").read_text()
+    (tmp_path / "scorer-0.5" / "arm.json").unlink()  # as if stopped before the last word
+    assert run_demo(policies, STTSConfig(bias_range=0.1), again, 0, spec, data, questions, tmp_path) == rows
+    assert (tmp_path / "scorer-0.5" / "log.txt").read_text().count("finished already") == 1
+    with pytest.raises(ValueError, match="holds results of other settings"):
+        run_demo(policies, STTSConfig(bias_range=0.1), again, 1, spec, data, questions, tmp_path)
 
 
-def test_arms_that_make_no_sense_are_named():
+def test_policies_that_make_no_sense_are_named():
     with pytest.raises(ValueError, match=r"arm none has prune_ratio 0\.5"):
-        Arm("none", 0.5)
+        Policy("none", 0.5)
     with pytest.raises(ValueError, match="arm scorer has prune_ratio 0"):
-        Arm("scorer", 0)
+        Policy("scorer", 0)
     with pytest.raises(ValueError, match="policy is 'magic'"):
-        Arm("magic", 0.5)
-    with pytest.raises(ValueError, match="without repetitions"):
-        DemoConfig((Arm("random", 0.5), Arm("random", 0.5)))
+        Policy("magic", 0.5).arm(STTSConfig(), 0)
+    with pytest.raises(ValueError, match="steps is -1"):
+        Recipe(steps=-1)
+    same = [Policy("random", 0.5).arm(STTSConfig(), seed) for seed in (0, 1)]
+    with pytest.raises(ValueError, match=r"random-0\.5, random-0\.5: each name once"):
+        next(compare(same, Recipe(), ModelSpec(name="tiny"), None, (), Path()))
 
 
 def test_filmed_clip_is_optional(monkeypatch):

@@ -55,15 +55,15 @@ def masked_pairs(length: int, text: int) -> int:
 
 
 def kernel_extras(keep: Tensor | None, length: int, text: int) -> int:
-    """What the kernels of these tests do beyond the arithmetic: masked pairs of the LLM, channels that carry the
-    key bias, and the unevenness of what was kept."""
+    """What the kernels of these tests do beyond the arithmetic: masked pairs of the LLM, and the unevenness of what
+    was kept."""
     masked = 2 * (length**2 - masked_pairs(length, text)) * 48 * 3
     if keep is None:
         return masked
     kept = keep.sum(1) * 9  # patches of each frame
     even = 36**2 + kept[1:].sum().item() ** 2 / (len(keep) - 1)
     uneven = 2 * (kept.square().sum().item() - even) * 32 * 2
-    return masked + round(uneven) + 2 * len(keep) * 36**2 * 2 * 8
+    return masked + round(uneven)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.8])
@@ -122,14 +122,32 @@ def test_the_limit_without_pruning_is_one_and_grows_with_it() -> None:
     assert limits[0] > 1
 
 
-def test_dropping_after_the_vit_saves_only_what_comes_later() -> None:
+def under(policy: str) -> Molmo2Config:
     config = molmo2_4b()
-    ours, theirs = (multiply_adds(config, 64, 0.5, llm_only=late) for late in (False, True))
-    unpruned = multiply_adds(config, 64)
+    config.stts = STTSConfig(policy=policy).to_dict()
+    return config
+
+
+def test_dropping_after_the_vit_saves_only_what_comes_later() -> None:
+    ours, theirs = (multiply_adds(under(policy), 64, 0.5) for policy in ("scorer", "evs"))
+    unpruned = multiply_adds(molmo2_4b(), 64)
     assert theirs.vision == unpruned.vision
     assert theirs.scorer == 0
     assert (theirs.adapter, theirs.llm, theirs.head) == (ours.adapter, ours.llm, ours.head)
-    assert 1 < limit(config, 64, 0.5, llm_only=True) < limit(config, 64, 0.5)
+    assert 1 < limit(under("evs"), 64, 0.5) < limit(molmo2_4b(), 64, 0.5)
+
+
+def test_merging_costs_what_dropping_does_without_a_scorer() -> None:
+    ours, theirs = (multiply_adds(under(policy), 64, 0.5) for policy in ("scorer", "tome"))
+    assert ours.scorer > 0 == theirs.scorer
+    assert ours.total - ours.scorer == theirs.total
+
+
+def test_fewer_frames_cost_the_vit_what_so_many_frames_cost() -> None:
+    cost = multiply_adds(under("uniform"), 64, 0.5)
+    assert cost.vision == multiply_adds(molmo2_4b(), 32).vision
+    assert cost.llm == multiply_adds(under("scorer"), 64, 0.5).llm
+    assert multiply_adds(under("none"), 64) == multiply_adds(molmo2_4b(), 64)
 
 
 def test_the_vit_alone_approaches_its_share_of_dense_blocks() -> None:

@@ -1,0 +1,60 @@
+"""Accuracy and evidence recall over the prune ratio, one line per policy: all cells together, then cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+COLUMNS = 5
+LABELS = {"accuracy": "accuracy", "evidence_recall": "evidence kept"}
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """report: as accuracy.py writes it."""
+    rows = report["rows"]
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    panels = [(cells[0], "evidence_recall")] + [(cell, "accuracy") for cell in cells]
+    height = -(-len(panels) // COLUMNS)
+    fig, axes = plt.subplots(height, COLUMNS, figsize=(3 * COLUMNS, 2.8 * height), sharex=True, sharey=True)
+    fig.set_layout_engine("constrained")
+    flat = axes.flatten()
+    for ax, (cell, key) in zip(flat, panels, strict=False):
+        _lines(ax, [row for row in rows if row["cell"] == cell], key)
+        ax.set_title(f"{LABELS[key]}: {cell}", fontsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in flat[len(panels) :]:
+        ax.set_axis_off()
+    fig.supxlabel("share of the windows dropped", fontsize=9)
+    handles, labels = flat[1].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+
+
+def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """A line per policy with its intervals; what prunes nothing is a level."""
+    for number, policy in enumerate(dict.fromkeys(row["policy"] for row in rows)):
+        mine = [row for row in rows if row["policy"] == policy]
+        color = f"C{number}"
+        if all(row["prune_ratio"] == 0 for row in mine):
+            ax.axhline(mine[0][key], color="0.5", linestyle="--", linewidth=1, label=policy)
+            continue
+        ratios, values = [row["prune_ratio"] for row in mine], [row[key] for row in mine]
+        low, high = zip(*(row[f"{key}_interval"] for row in mine), strict=True)
+        ax.plot(
+            ratios,
+            values,
+            "o-",
+            color=color,
+            markersize=3,
+            linewidth=2 if policy == "scorer" else 1,
+            label=policy,
+        )
+        ax.fill_between(ratios, low, high, color=color, alpha=0.1, linewidth=0)

@@ -1,0 +1,184 @@
+"""One base model fine-tuned under several settings of pruning, each judged on the same questions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from .config import STTSConfig
+from .data import VideoQADataset
+from .data.processing import VideoProcessor
+from .data.spec import DataPaths
+from .eval.config import EvalConfig
+from .eval.records import write_json
+from .eval.runner import evaluate
+from .eval.tasks.base import Question
+from .models import ModelSpec, find_folder, load_model
+from .train import train
+from .train_config import LearningRates, TrainConfig
+from .visualize import draw_curves
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the settings that are compared."""
+
+    name: str
+    """Also of its folder."""
+    stts: STTSConfig
+    seed: int = 0
+    """Of the fresh scorer and of the order of the clips."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every arm is fine-tuned and judged. Raises ValueError, naming the key, for a value out of range."""
+
+    steps: int = 100
+    """Optimizer steps; 0: the base model with a fresh scorer is judged."""
+    ramp_steps: int = 0
+    """Steps over which the prune ratio rises from 0."""
+    batch_size: int = 8
+    frames: int = 32
+    """At most so many frames of each clip."""
+    processes: int = 1
+    """Arms at a time, a thread each; 1: one after the other, with all threads."""
+
+    def __post_init__(self) -> None:
+        for key, least in {"steps": 0, "ramp_steps": 0, "batch_size": 1, "frames": 1, "processes": 1}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{key} is {getattr(self, key)}, must be at least {least}")
+
+
+def compare(
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    spec: ModelSpec,
+    data: DataPaths,
+    questions: Sequence[Question],
+    output_dir: Path,
+) -> Iterator[dict[str, Any]]:
+    """Train and judge the arms; yields for each, in their order, what run_arm returns.
+
+    data: training rows; questions: test questions, about clips that training never sees. Raises ValueError when
+    two arms share a name, or output_dir holds results of other settings.
+    """
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms are {', '.join(names)}: each name once")
+    find_folder(spec)  # made or downloaded once, before several processes ask for it
+    work = partial(run_arm, recipe, spec, data, questions, output_dir)
+    if recipe.processes == 1:
+        yield from map(work, arms)
+        return
+    context = get_context("spawn")  # threads of torch do not survive a fork
+    with ProcessPoolExecutor(recipe.processes, context, torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(work, arms)
+
+
+def run_arm(
+    recipe: Recipe,
+    spec: ModelSpec,
+    data: DataPaths,
+    questions: Sequence[Question],
+    output_dir: Path,
+    arm: Arm,
+) -> dict[str, Any]:
+    """Fine-tune and judge one arm in output_dir/<name>; what training prints goes into its log.txt.
+
+    Returns what stts.eval.runner.evaluate does, and the median "seconds_per_step" (None without steps). A finished
+    arm is found again.
+    """
+    folder = output_dir / arm.name
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"arm": dataclasses.asdict(arm), "recipe": dataclasses.asdict(recipe) | {"processes": None}}
+    settings = json.loads(json.dumps(settings))
+    done = folder / "arm.json"
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if found["settings"] != settings:
+            raise ValueError(f"{folder} holds results of other settings: choose another output_dir")
+        return found["results"]
+    with open(folder / "log.txt", "a") as log, redirect_stdout(log):
+        model, processor = fine_tune(arm, recipe, spec, data, folder)
+        results = judge(arm, recipe, model, processor, questions, folder)
+    write_json(done, {"settings": settings, "results": results})
+    return results
+
+
+def fine_tune(
+    arm: Arm, recipe: Recipe, spec: ModelSpec, data: DataPaths, folder: Path
+) -> tuple[nn.Module, VideoProcessor]:
+    """The base model fine-tuned under one arm's settings; a finished run is loaded, not repeated."""
+    torch.manual_seed(arm.seed)
+    model, processor = load_model(spec, arm.stts)
+    if recipe.steps == 0:
+        return model.eval(), processor
+    settings = TrainConfig(
+        max_steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        lr=LearningRates(**spec.lr),
+        save_every=0,
+        keep=1,
+        num_workers=0,
+        ramp_steps=recipe.ramp_steps,
+        seed=arm.seed,
+    )
+    train(model, processor, training_examples(data, find_folder(spec), recipe.frames), settings, folder)
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    model, _ = load_model(spec, arm.stts, folder / "model")
+    return model.eval(), processor
+
+
+def judge(
+    arm: Arm,
+    recipe: Recipe,
+    model: nn.Module,
+    processor: VideoProcessor,
+    questions: Sequence[Question],
+    folder: Path,
+) -> dict[str, Any]:
+    """Accuracy and what survived, on the test questions."""
+    asking = EvalConfig("synthetic", recipe.frames, batch_size=16, seed=arm.seed, progress=False)
+    results = evaluate(model, processor, questions, asking, folder / "eval")
+    return results | {"seconds_per_step": median_seconds(folder / "metrics.jsonl") if recipe.steps else None}
+
+
+def median_seconds(metrics: Path) -> float:
+    """Of an optimizer step, the first tenth of the run left out."""
+    seconds = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
+    return float(np.median(seconds[len(seconds) // 10 :]))
+
+
+@cache
+def training_examples(data: DataPaths, model: Path, frames: int) -> Dataset:
+    """The training clips as the model in a folder takes them; kept, since they are the same for every arm."""
+    return InMemory(VideoQADataset(data.train, data.root, VideoProcessor.from_pretrained(model), frames))
+
+
+class InMemory(Dataset):
+    """A small data set whose examples are read once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.examples = dataset, {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index not in self.examples:
+            self.examples[index] = self.dataset[index]
+        return self.examples[index]

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stts.cli import CONFIG_DIR, launch
+from stts.eval.html_report import Example, make_sections, overview, render_html, render_markdown
+from stts.eval.records import write_json
+from stts.eval.report import summarize
+from stts.eval.runs import find_runs, name_runs
+
+SCRIPT = CONFIG_DIR.parent / "scripts" / "report.py"
+NASTY = '<script>alert("x")</script> & | *b*'
+
+
+def write_run(
+    folder: Path, right: list[bool], benchmark="b", category="c", predicted=True, **settings
+) -> Path:
+    """A finished evaluation as the runner leaves it: question i is about video i // 2."""
+    records = [
+        {
+            "id": f"q{i:03d}",
+            "category": category if i % 3 else "other",
+            "groups": {},
+            "video": f"/videos/v{i // 2}.mp4",
+            "start": None,
+            "end": None,
+            "question": "What?",
+            "options": ["yes", "no"],
+            "answer": "A",
+            "predicted": ("A" if ok else "B") if predicted else None,
+            "correct": ok,
+            "frames": 8,
+            "span": 4.0,
+            "kept": 0.5,
+            "evidence_recall": None,
+            "error": None,
+            "seconds": 0.25,
+        }
+        for i, ok in enumerate(right)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = {"benchmark": benchmark, "policy": "scorer", "prune_ratio": 0.5, "frames": 8} | settings
+    write_json(folder / "results.json", summarize(records, settings))
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would load and show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.links, self.texts, self.tables = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for key, value in attributes if key in ("src", "href", "srcset", "action")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += " ".join(data.split()) + " "
+
+
+def half(n: int) -> list[bool]:
+    return [i % 2 == 0 for i in range(n)]
+
+
+def test_runs_are_found_below_folders_once_and_in_order(tmp_path, caplog):
+    write_run(tmp_path / "a" / "pruned", half(8))
+    write_run(tmp_path / "a" / "whole", half(8), policy="none", prune_ratio=0.0)
+    write_run(tmp_path / "a" / "long", half(8), frames=16)
+    unfinished = write_run(tmp_path / "a" / "unfinished", half(8))
+    (unfinished / "results.json").unlink()
+    runs = find_runs([tmp_path / "a" / "long", tmp_path / "a"])
+    assert [run.folder.name for run in runs] == ["long", "whole", "pruned"]
+    assert "unfinished is not finished" in caplog.text
+    assert name_runs(runs) == ["scorer 50%, 16 frames", "whole, 8 frames", "scorer 50%, 8 frames"]
+
+
+def test_names_tell_what_differs_and_no_more(tmp_path):
+    shared = {"seed": 0, "mode": "logits", "weights": "1"}
+    write_run(tmp_path / "a", half(4), **shared | {"checkpoint": "out/one/model"})
+    write_run(tmp_path / "b", half(4), **shared | {"checkpoint": "out/two/model", "weights": "2"})
+    assert name_runs(find_runs([tmp_path])) == [
+        "scorer 50%, 8 frames, checkpoint one",
+        "scorer 50%, 8 frames, checkpoint two",
+    ]
+    write_run(tmp_path / "c", half(4), **shared | {"checkpoint": "out/two/model"})
+    names = name_runs(find_runs([tmp_path]))
+    assert len(set(names)) == 3
+    assert names[2].endswith(str(tmp_path / "c"))
+
+
+def test_differences_are_paired_and_need_the_same_questions(tmp_path):
+    before, after = half(20), [True] * 12 + half(8)
+    write_run(tmp_path / "before", before, policy="none", prune_ratio=0.0)
+    write_run(tmp_path / "after", after)
+    write_run(tmp_path / "other", half(6), frames=16)
+    whole, pruned, other = find_runs([tmp_path])
+    found = pruned.compared_with(whole)
+    assert found.value == pytest.approx(6 / 20)
+    assert found.p == pytest.approx(2 * 0.5**6)  # six questions, all one way
+    assert 0 < found.low < 0.3 < found.high < 1
+    assert other.compared_with(whole) is None
+    (section,) = make_sections([pruned, whole, other], ["p", "w", "o"])
+    assert section.reference == "w"
+    assert [line.difference is None for line in section.lines] == [False, True, True]
+
+
+def test_page_needs_nothing_and_shows_every_number(tmp_path):
+    write_run(tmp_path / "whole", [True] * 15 + [False] * 5, policy="none", prune_ratio=0.0)
+    write_run(tmp_path / "pruned", half(20))
+    runs = find_runs([tmp_path])
+    text = render_html(make_sections(runs, name_runs(runs)), [], "Report")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.links == []
+    assert "url(" not in text
+    assert "@import" not in text
+    rows = {row[0].strip(): row for row in page.tables[0]}
+    assert "75.0\N{NO-BREAK SPACE}%" in rows["whole, 8 frames"][1]
+    assert rows["whole, 8 frames"][3].strip() == "\N{EN DASH}"
+    assert "\N{MINUS SIGN}25.0" in rows["scorer 50%, 8 frames"][3]
+    low, high = runs[1].results["interval"]
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in rows["scorer 50%, 8 frames"][1]
+    by_category = {row[0].strip(): row for row in page.tables[1]}
+    whole = [True] * 15 + [False] * 5
+    share = np.mean([ok for i, ok in enumerate(whole) if i % 3 == 0])
+    assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in by_category["other"][2]
+    assert by_category["other"][1].strip() == "7"
+
+
+def test_text_from_data_stays_text(tmp_path):
+    write_run(tmp_path / "a", half(6), benchmark=NASTY, category=NASTY)
+    write_run(tmp_path / "b", half(6), benchmark=NASTY, checkpoint=NASTY, policy=NASTY)
+    runs = find_runs([tmp_path])
+    sections = make_sections(runs, [NASTY, NASTY + "2"])
+    example = Example(NASTY, NASTY, (NASTY, "no"), NASTY, ((NASTY, NASTY, True),), (b"\x89PNG",))
+    text = render_html(sections, [example], NASTY)
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "b" not in [tag for tag in page.tags if tag == "script"]
+    assert page.links == ["data:image/png;base64,iVBORw=="]
+    assert "<script" not in text
+    assert any(NASTY in shown for shown in page.texts)
+    table = render_markdown(sections, NASTY)
+    assert "<script" not in table
+    widths = {line.count("|") - line.count("\\|") for line in table.splitlines() if line.startswith("| ")}
+    assert widths <= {7, 4}  # six columns, and three by category
+
+
+def test_missing_benchmarks_and_values_are_dashes(tmp_path):
+    write_run(tmp_path / "one" / "a", half(6), benchmark="one")
+    write_run(tmp_path / "one" / "b", half(6), benchmark="one", policy="random")
+    write_run(tmp_path / "two" / "a", [True] * 6, benchmark="two", predicted=False)
+    runs = find_runs([tmp_path])
+    sections = make_sections(runs, name_runs(runs))
+    assert [section.benchmark for section in sections] == ["one", "two"]
+    rows = overview(sections)
+    assert rows["random 50%, 8 frames"][1:] == [None, None]
+    assert rows["scorer 50%, 8 frames"][2] == pytest.approx((0.5 + 1) / 2)
+    page = Page(render_html(sections, [], "r"))
+    (row,) = [row for row in page.tables[0] if row[0].startswith("random")]
+    assert [cell.strip() for cell in row[2:]] == ["\N{EN DASH}"] * 2
+    assert "unparsed " in page.tables[1][0]
+    assert "evidence kept " not in page.tables[1][0]
+    assert page.links == ["#b1", "#b2"]
+
+
+@pytest.mark.parametrize(
+    ("breaking", "message"),
+    [
+        (lambda folder: (folder / "results.json").write_text("{"), "is not an evaluation that can be read"),
+        (lambda folder: (folder / "results.json").write_text("[]"), "is not an evaluation that can be read"),
+        (lambda folder: (folder / "predictions.jsonl").write_text("x\n"), r"predictions\.jsonl:1"),
+        (lambda folder: (folder / "predictions.jsonl").write_text(""), "has 0 predictions"),
+        (lambda folder: (folder / "cost.json").write_text("?"), "is not an evaluation that can be read"),
+        (lambda folder: (folder / "results.json").unlink(), "not finished"),
+        (lambda folder: (folder / "predictions.jsonl").unlink(), "has no evaluation in it"),
+    ],
+)
+def test_broken_runs_are_named(tmp_path, breaking, message):
+    folder = write_run(tmp_path / "run", half(4))
+    breaking(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        find_runs([folder])
+    assert str(folder) in str(error.value)
+
+
+def run(monkeypatch, tmp_path: Path, script: Path, *arguments: str) -> int:
+    """A script in this process, in a folder of its own. Returns its exit status."""
+    spec = importlib.util.spec_from_file_location(f"{script.stem}_script", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script.name, *arguments])
+    try:
+        launch(module.main, script.stem)
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.mark.slow
+def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, capsys, tiny_folder, clips):
+    data = [f"data.annotations={clips / 'train.jsonl'}", f"data.test_annotations={clips / 'test.jsonl'}"]
+    asked = [f"model.path={tiny_folder}", "data=jsonl", *data, "frames=3", "eval.limit=4"]
+    for policy in ("temporal", "random"):
+        assert run(monkeypatch, tmp_path, SCRIPT.with_name("eval.py"), *asked, f"policy={policy}") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, tmp_path, SCRIPT, "runs=[outputs/eval]", "examples=1", "title=Two policies") == 0
+    page = Page((tmp_path / "outputs/report/report.html").read_text())
+    assert [link[:22] for link in page.links] == ["data:image/png;base64,"]
+    assert "Two policies" in page.texts
+    table = (tmp_path / "outputs/report/report.md").read_text()
+    assert table in capsys.readouterr().out
+    for folder in (tmp_path / "outputs/eval").rglob("results.json"):
+        results = json.loads(folder.read_text())
+        (line,) = [
+            line for line in table.splitlines() if line.startswith(f"| {results['settings']['policy']} ")
+        ]
+        assert f"{100 * results['accuracy']:.1f}" in line
+    (settings,) = (tmp_path / "outputs/eval").rglob("*temporal*/results.json")
+    changed = json.loads(settings.read_text())
+    changed["settings"]["weights"] = "others"
+    settings.write_text(json.dumps(changed))
+    assert run(monkeypatch, tmp_path, SCRIPT, "runs=[outputs/eval]", "examples=1") == 2
+    assert "has other weights now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "runs is empty"),
+        (["runs=[nowhere]"], "runs has 'nowhere': no such folder"),
+        (["runs=here"], "runs is 'here', must be a list"),
+        (["runs=[.]"], "has no evaluation in it"),
+        (["runs=[run]", "examples=-1"], "examples is -1"),
+        (["runs=[run]", "examples=0", "names=[a,b]"], "names has 2 entries"),
+        (["runs=[run]", "examples=1"], r"config\.yaml is missing"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, arguments, message):
+    if arguments[:1] == ["runs=[run]"]:
+        write_run(tmp_path / "run", half(4))
+    assert run(monkeypatch, tmp_path, SCRIPT, *arguments) == 2
+    told = capsys.readouterr().err
+    assert re.search(message, told), told
+    assert "Traceback" not in told
+    assert not (tmp_path / "outputs").exists()
