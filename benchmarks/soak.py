@@ -37,7 +37,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
-TIMED = ("seconds", "tokens_per_s", "churn")  # clocks, and what a process remembers only while it lives
+# clocks, and what a process remembers only while it lives
+TIMED = ("seconds", "tokens_per_s", "data_wait", "churn")
 KINDS = {"kill -9 at a moment": 5, "kill -9 at a file operation": 4, "SIGTERM": 2}  # and their weights
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 ENDINGS = {  # exit statuses that are in order, for each of them

@@ -1,4 +1,4 @@
-"""python scripts/check_data.py data=jsonl data.annotations=train.jsonl: look the data of a run over; --help explains."""
+"""python scripts/check_data.py data=jsonl data.annotations=train.jsonl: look the data of a run over before it."""
 
 from __future__ import annotations
 

@@ -31,19 +31,25 @@ def main(config: dict[str, Any]) -> None:
 
     from stts.eval.cost import cost_of
     from stts.eval.runner import evaluate
+    from stts.trainer import join_processes
 
+    processes = join_processes()
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(spec, pruning[0], config["checkpoint"])
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(processes.device)
     costs = []
     for run, cell, stts in zip(runs, cells, pruning, strict=True):
-        print(f"{cell['frames']} frames, {stts.policy}, {stts.prune_ratio:.0%} dropped", flush=True)
+        processes.print(f"{cell['frames']} frames, {stts.policy}, {stts.prune_ratio:.0%} dropped")
         model.stts = model.stts.replace(prune_ratio=stts.prune_ratio, policy=stts.policy)
-        write_settings(run.folder, cell)
-        evaluate(model, processor, run.questions, run.settings, run.folder)
-        costs.append(cost_of(model, processor, run, sweep))
-    name = str(model_folder) if config["checkpoint"] else spec.name
-    finish_sweep(folder, cells, runs, costs, sweep, {"benchmark": runs[0].spec.name, "model": name})
+        if processes.is_main_process:
+            write_settings(run.folder, cell)
+        evaluate(model, processor, run.questions, run.settings, run.folder, processes)
+        if processes.is_main_process:
+            costs.append(cost_of(model, processor, run, sweep))
+        processes.wait_for_everyone()
+    if processes.is_main_process:
+        name = config["checkpoint"] or spec.name
+        finish_sweep(folder, cells, runs, costs, sweep, {"benchmark": runs[0].spec.name, "model": name})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from stts.cli import launch
 from stts.data import prepare_data
 from stts.models import find_folder, load_model
 from stts.periodic_eval import periodic_evaluation
+from stts.relaunch import start_all_processes
 from stts.settings import check_output_dir
+from stts.stopping import end_on_sigterm
 from stts.train_config import RunConfig
 
 
@@ -22,6 +24,7 @@ def main(config: dict[str, Any]) -> int:
         print(f"finished already, {run.train.max_steps} steps: the model is in {run.output_dir / 'model'}")
         return 0
 
+    end_on_sigterm()
     find_folder(run.model, run.checkpoint)
     prepare_data(run.data)
 
@@ -45,4 +48,5 @@ def main(config: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
+    start_all_processes()
     launch(main, "train")

@@ -60,7 +60,8 @@ def multiply_adds(
     """
     stts = _settings(config)
     windows, patches = _sizes(config, stts)
-    kept = frames * windows - num_dropped(frames, windows, prune_ratio)
+    dropped = 0 if stts.stage == "nowhere" else num_dropped(frames, windows, prune_ratio)
+    kept = frames * windows - dropped
     prunes_vit = kept < frames * windows and stts.stage == "vit"
     seen = -(-kept // windows) if stts.stage == "frames" else frames  # by the ViT
     visual = kept + FRAME_MARKERS * frames
@@ -69,7 +70,7 @@ def multiply_adds(
         patch_embedding=frames * patches * _patch_values(config) * config.vision_config.hidden_size,
         vision=_vision(config, stts, seen, kept if prunes_vit else None),
         scorer=_scorer(config, stts, frames * windows) if prunes_vit and stts.policy == "scorer" else 0,
-        adapter=_adapter(config, stts, kept),
+        adapter=_adapter(config, stts, frames * windows if stts.stage == "llm" else kept),
         llm=_llm(config, length, visual),
         head=(length if logits is None else logits)
         * config.text_config.hidden_size

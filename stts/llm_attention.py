@@ -62,7 +62,11 @@ def llm_block_mask(
     padding alone.
     """
     segments = mask if sequence_ids is None else sequence_ids
-    if segments is None or segments.ndim != 2 or (cache is not None and cache.get_seq_length() > 0):
+    if (
+        not isinstance(segments, Tensor)
+        or segments.ndim != 2
+        or (cache is not None and cache.get_seq_length() > 0)
+    ):
         return None
     free = torch.zeros_like(segments, dtype=torch.bool) if types is None else types == 1
     return block_mask(segments.int(), free)

@@ -94,5 +94,7 @@ def weighted_lm_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """
     labels = labels[:, 1:].flatten()
     weights = weights[:, 1:].flatten().masked_fill(labels == -100, 0)
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=-100, reduction="none")
+    losses = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=-100, reduction="none"
+    )
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)

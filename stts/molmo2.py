@@ -163,12 +163,15 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         window_scores: (F, W), what policy "given" ranks windows by; others do not look at it.
         Raises ValueError when the placeholders do not fit the videos and images, or no scores are given to rank by.
         """
-        self._no_flash(sequence_ids is not None or (pixel_values, pixel_values_videos, visual) != (None,) * 3)
+        masked = (sequence_ids, pixel_values, pixel_values_videos, visual)
+        self._no_flash(any(x is not None for x in masked))
         text = (attention_mask, position_ids, mm_token_type_ids)
         pruned, videos, images = None, {}, {}
         if pixel_values is not None:
             if self.model.lockstep:
-                raise ValueError("a sharded model takes videos and text, no images: train those with parallel=ddp")
+                raise ValueError(
+                    "a sharded model takes videos and text, no images: train those with parallel=ddp"
+                )
             images = dict(zip(IMAGE_KEYS, (pixel_values, image_token_pooling, image_grids), strict=True))
         if pixel_values_videos is not None or visual is not None:
             videos = dict(

@@ -34,8 +34,8 @@ def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Whether a run with these settings may go on, or begin, in a folder.
 
     settings: nested plain values. Raises ValueError naming the first setting in which the run in there
-    differs. Those in HARMLESS may differ, train.max_steps may grow, and a run without a checkpoint is started
-    over.
+    differs. Those in HARMLESS may differ, train.max_steps and epochs may grow, and a run without a checkpoint is
+    started over.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -60,7 +60,7 @@ def _check_same_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) 
         if any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS):
             continue
         before, now = old.get(key), new.get(key)
-        if key == "train.max_steps" and now >= before:
+        if key in ("train.max_steps", "train.epochs") and None not in (before, now) and now >= before:
             continue
         if before != now:
             raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def train(
         for line in describe(trainer.plain_model, trainer.accelerator, trainer.bf16):
             tracker.say(line)
         for step in range(done + 1, config.max_steps + 1):
-            trainer.step(list(islice(batches, config.grad_accumulation)))
+            trainer.step(trainer.next_batches(batches))
 
             log, save = trainer.is_due(config.log_every), trainer.is_due(config.save_every)
             draw = trainer.is_due(wandb.images_every)

@@ -188,7 +188,10 @@ class TrainConfig:
             "must be error, skip or truncate_text",
         )
         check(
-            self.loss_weight in ("token", "example"), "loss_weight", self.loss_weight, "must be token or example"
+            self.loss_weight in ("token", "example"),
+            "loss_weight",
+            self.loss_weight,
+            "must be token or example",
         )
         check(
             self.epochs is None or (self.epochs > 0 and not self.pack_buffer), "epochs", self.epochs,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ class Trainer:
         self.bad: dict[str, Any] | None = None
         self.seen: tuple[Batch, Tensor | None] | None = None  # last batch, and what was kept of it
         self.place, self.feed, self.num_bad = Place(), None, 0  # of the training data
+        self.waited = 0.0  # seconds, for the batches of a step
         if self.is_main:
             clean_up(output_dir)
         self.progress = resume(output_dir, self._load, self.accelerator.print, self.is_main) or Progress()
@@ -130,6 +132,13 @@ class Trainer:
         """Whether what is done every so many steps (0: never) is due now; after the last one it always is."""
         return every > 0 and (self.progress.step % every == 0 or self.progress.step == self.config.max_steps)
 
+    def next_batches(self, batches: Iterator[Batch]) -> list[Batch]:
+        """Those of one optimizer step. How long they are waited for goes into its metrics."""
+        start = time.perf_counter()
+        taken = list(islice(batches, self.config.grad_accumulation))
+        self.waited = time.perf_counter() - start
+        return taken
+
     def step(self, batches: list[Batch]) -> None:
         """One optimizer step over batches, each one forward pass. Never waits for the device."""
         rates = set_lr(self.optimizer, self.progress.step, self.config)
@@ -158,6 +167,7 @@ class Trainer:
             "tokens": sum(c["tokens"] for c in counts),
             "ids": ids,
             "data": data_sums(batches, self.place),
+            "data_wait": self.waited,
         }
         # The norm is the same on all processes, and read_metrics adds them up.
         norm = norm.double()[None] / self.accelerator.num_processes
@@ -208,10 +218,12 @@ class Trainer:
         table = table.tolist()
         now = time.perf_counter()
         seconds, self.clock = (now - self.clock) / len(rows), now
+        waiting = sum(row["data_wait"] for row in rows) / len(rows) / seconds  # as a share, of this process
         finished = []
         for row, sums in zip(rows, table, strict=True):
             sums, data = sums[:-NUM_SUMS], sums[-NUM_SUMS:]
             row |= metrics_row(sums, self.plain_model.stts.aux_loss_weight, seconds)
+            row["data_wait"] = waiting
             row |= feed_row(data, Budget(self.config.max_tokens, self.config.max_frames))
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 self.bad = row
@@ -223,8 +235,8 @@ class Trainer:
 
     def refuse_bad_batch(self) -> None:
         """Raises ValueError, after writing bad_batch.json, when a loss or gradient read was not finite."""
-        if self.feed:
-            self.feed.refuse(self.num_bad)
+        if self.feed and self.num_bad > self.feed.max_bad:  # some may have been met by several processes
+            self.feed.refuse(len(set(gather_object(list(self.place.bad)))))
         if self.bad is None:
             return
         row, ids = self.bad, gather_object(self.bad["ids"])

@@ -33,8 +33,8 @@ class VisualTokens:
         """Raises ValueError unless these are the windows that a batch keeps."""
         if len(self.features) != num_kept:
             raise ValueError(
-                f"visual holds {len(self.features)} tokens, the batch keeps {num_kept}: encode its videos anew, in the "
-                "order of its rows and with the model's present prune_ratio"
+                f"visual holds {len(self.features)} tokens, the batch keeps {num_kept}: encode its videos anew, in "
+                "the order of its rows and with the model's present prune_ratio"
             )
 
     def encoder_outputs(self) -> dict[str, BaseModelOutputWithPooling]:

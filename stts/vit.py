@@ -104,15 +104,14 @@ def run_pruned(
 
     packing = plan_survivors(keep, config, frames_per_video, grid, num_prefix)
     running = put_back_lone_frames(packing) if config.put_back else packing
-    sizes = None
+    log_sizes = None
     if owner is not None:
         x, *merged = (_merge(hidden, owner, view, num_prefix) for hidden in (x, *collected.values()))
         collected = dict(zip(collected, merged, strict=True))
-        sizes = merged_sizes(owner, view.features.shape[:2], grid, config.pool_width)
-        sizes = pack(F.pad(sizes, (num_prefix, 0), value=1.0), running).log()
+        log_sizes = pack(_sizes(owner, view, num_prefix), running).log()
     collected = {i: pack(hidden, packing) for i, hidden in collected.items()}
     x = pack(x, running)[None]  # (1, K, D)
-    ragged = Ragged(running, config.attention, sizes)
+    ragged = Ragged(running, config.attention, log_sizes)
     for i in range(biased + 1, len(blocks)):
         x = blocks[i](x, ragged)
         if i in collect:
@@ -149,8 +148,8 @@ def _run_chosen_frames(
 
 
 def _owners(view: View, rounds: int) -> Tensor:
-    config = view.config
-    sizes = (view.frames_per_video, view.grid, view.pool_width, config.prune_ratio)
+    """(F * W,) int64, the window that each window merges into."""
+    sizes = (view.frames_per_video, view.grid, view.pool_width, view.config.prune_ratio)
     return match_windows(view.features.detach(), *sizes, rounds)
 
 
@@ -161,8 +160,15 @@ def _stayed(owner: Tensor, view: View) -> tuple[Tensor, Tensor]:
 
 
 def _merge(x: Tensor, owner: Tensor, view: View, num_prefix: int) -> Tensor:
+    """(F, R + N, D) -> the same, patches that stay averaged with those that merged into them."""
     merged = merge(x[:, num_prefix:], owner, view.grid, view.pool_width)
     return torch.cat([x[:, :num_prefix], merged], 1) if num_prefix else merged
+
+
+def _sizes(owner: Tensor, view: View, num_prefix: int) -> Tensor:
+    """(F, R + N), how many tokens each stands for."""
+    sizes = merged_sizes(owner, view.features.shape[:2], view.grid, view.pool_width)
+    return F.pad(sizes, (num_prefix, 0), value=1.0)
 
 
 def key_bias(

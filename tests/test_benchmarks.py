@@ -20,9 +20,11 @@ from omegaconf import OmegaConf
 
 from stts.cli import CONFIG_DIR, from_dict
 from stts.data import VideoProcessor, read_video, write_video
+from stts.eval.config import EvalConfig
 from stts.eval.plan import folder_of, one_by_one
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
+from stts.eval.watching import read_clip
 
 pytest.importorskip("pyarrow")
 
@@ -283,6 +285,35 @@ def test_numbers_belong_to_an_edition_of_the_files(
     rows[1]["correct_choice"] = 3
     write_file(tmp_path / "lvb_val.json", rows)
     assert {key for key, value in provenance(spec).items() if value != before[key]} == {"annotations"}
+
+
+def test_perception_test_can_stop_before_the_answer_shows(
+    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+) -> None:
+    write_miniature("perception_test", tmp_path, clip)
+    whole = small(specs["perception_test"], tmp_path, {})
+    cut = dataclasses.replace(whole, fields=dataclasses.replace(whole.fields, end_frame="cut_frame"))
+    assert f"{tmp_path / 'cut_frame_mapping_valid.json'}  (column cut_frame)" in what_is_missing(cut)
+    assert what_is_missing(whole) == ""
+    write_file(tmp_path / "cut_frame_mapping_valid.json", {"video_9": 5, "video_8": -1})
+    asking = EvalConfig("perception_test", frames=100, max_fps=8.0)
+    shown = [len(read_clip(question, asking, 12).frames) for question in load_questions(cut)]
+    assert shown == [5, 12]
+    assert [len(read_clip(question, asking, 12).frames) for question in load_questions(whole)] == [12, 12]
+    assert provenance(cut)["cut"] != provenance(whole)["cut"]
+
+
+def test_nextqa_finds_videos_in_the_folders_of_vidor(
+    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+) -> None:
+    write_miniature("nextqa", tmp_path, clip)
+    (tmp_path / "NExTVideo/0007").mkdir()
+    (tmp_path / "NExTVideo/1234567890.mp4").rename(tmp_path / "NExTVideo/0007/1234567890.mp4")
+    write_file(tmp_path / "map_vid_vidorID.json", {"1234567890": "0007/1234567890"})
+    spec = small(specs["nextqa"], tmp_path, {})
+    assert "1234567890.mp4" in what_is_missing(spec)
+    fields = dataclasses.replace(spec.fields, video="NExTVideo/{vidor}.mp4")
+    assert what_is_missing(dataclasses.replace(spec, fields=fields)) == ""
 
 
 class TestSubtitles:

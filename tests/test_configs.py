@@ -32,7 +32,12 @@ from stts.train_config import (
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "train.py"
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
-NEEDED = {"jsonl": ["data.annotations=x.jsonl"]}
+NEEDED = {
+    "jsonl": ["data.annotations=x.jsonl"],
+    "llava_video": ["data.annotations=x.json"],
+    "molmo2": ["data.annotations=x.parquet"],
+    "mixture": ["+data.datasets.own={name: jsonl, annotations: x.jsonl, weight: 1}"],
+}
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -339,6 +344,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, tmp_path, 
         [*launcher, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
+    assert "2 processes, the model sharded" in done.stdout  # accelerate alone would have started one
     for one, two in zip(
         *((folder / "metrics.jsonl").read_text().splitlines() for folder in (single, double)), strict=True
     ):

@@ -23,10 +23,10 @@ from stts.data.processing import IGNORE, VideoProcessor
 from stts.data.rows import read_jsonl
 from stts.data.synthetic import SyntheticSpec, make_synthetic
 from stts.grounding import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
-from stts.tiny_card import install, score
 from stts.models import ModelSpec, load_model
 from stts.scenes import Conversation, Scene, load_scenes, without_options
 from stts.tiny import shipped_folder
+from stts.tiny_card import install, score
 from stts.train_config import LearningRates, TrainConfig
 
 CONFIG = Path(__file__).parents[1] / "configs" / "make_tiny.yaml"

@@ -3,11 +3,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +21,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from kills import killed_at
 from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
@@ -27,6 +32,7 @@ from stts.cli import CONFIG_DIR, explain
 from stts.config import STTSConfig
 from stts.data import VideoError, VideoProcessor, multiple_choice_prompt, read_video, write_video
 from stts.eval.config import EvalConfig
+from stts.eval.records import Records, write_json
 from stts.eval.report import comparison_table, print_results
 from stts.eval.runner import evaluate
 from stts.eval.tasks import Question
@@ -642,6 +648,39 @@ class TestScript:
         assert read_lines(folder) == lines, "the same command again asks nothing"
 
     @pytest.mark.slow
+    def test_killed_and_gone_on_with_by_two_processes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One process, killed -9 after its first predictions; two go on, joined by gloo; a run never stopped."""
+        settings = ["data.num_test=10", "data.num_train=1", "policy=random", "eval.batch_size=2", "frames=12"]
+        self.main(tmp_path, monkeypatch, *settings, "output_dir=whole")
+        folder = tmp_path / "parts"
+        command = [sys.executable, str(ROOT / "scripts/eval.py"), *settings, "output_dir=parts"]
+        options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = subprocess.Popen(command, **options)
+        while process.poll() is None and not (folder / "predictions.jsonl").exists():
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (folder / "results.json").exists()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        both = [
+            subprocess.Popen(command, env=os.environ | launch | {"RANK": rank, "LOCAL_RANK": rank}, **options)
+            for rank in "01"
+        ]
+        printed = [process.communicate(timeout=300)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0], printed
+        assert "written to parts" in printed[0]
+        assert "written to" not in printed[1]
+        assert (folder / "results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+        assert without_time(read_lines(folder)) == without_time(read_lines(tmp_path / "whole"))
+        assert not list(folder.glob("predictions-*"))
+
+    @pytest.mark.slow
     def test_padding_changes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clips = ["data.num_test=2", "data.num_train=1", "prune_ratio=0.6", "policy=temporal"]
         self.main(tmp_path, monkeypatch, *clips, "output_dir=batched", "eval.batch_size=3")
@@ -670,6 +709,35 @@ def test_logits_are_those_of_transformers_after_the_prompt(setting: Setting, tmp
         with torch.no_grad():
             logits = plain(**text, **video, pixel_values_videos=pixels).logits[0, -1]
         assert line["logits"] == pytest.approx(logits[letters].tolist(), abs=1e-3)
+
+
+def test_records_killed_at_any_file_operation_lose_nothing_they_had(tmp_path: Path) -> None:
+    """kill -9 before each operation on a file; another process then goes on, twice."""
+    questions = questions_about([Path(f"v{i}.mp4") for i in range(4)])
+
+    def write(folder: Path, process: int) -> None:
+        records = Records(folder, {"benchmark": "own"}, process)
+        for first in (0, 3, 6):
+            batch = questions[first : first + 3]
+            records.append({"id": question.id, "predicted": "A"} for question in batch)
+        if process == 0:
+            records.merge(questions)
+
+    write(tmp_path / "whole", 0)
+    for process in (0, 1):
+        statuses = []
+        while not statuses or statuses[-1]:
+            folder = tmp_path / f"{process}-{len(statuses)}"
+            if process:  # the first one has been here before
+                folder.mkdir()
+                write_json(folder / "settings.json", {"benchmark": "own"})
+            statuses.append(killed_at(len(statuses) + 1, folder, partial(write, folder, process)))
+            assert statuses[-1] in (0, -signal.SIGKILL)
+            write(folder, 0)
+            for name in ("predictions.jsonl", "settings.json"):
+                assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+            assert [path.name for path in folder.glob("predictions-*")] == []
+        assert len(statuses) > (8 if process == 0 else 3), "it was killed somewhere at all"
 
 
 class OneOf:
@@ -733,4 +801,6 @@ class TestProcesses:
         assert len(list((tmp_path / "parts").glob("predictions-*.jsonl"))) >= 1
         self.ask(setting, tmp_path / "parts", 2)
         assert sum(self.asked) == 10 - left
-        assert (tmp_path / "parts/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
+        assert (tmp_path / "parts/results.json").read_bytes() == (
+            tmp_path / "whole/results.json"
+        ).read_bytes()

@@ -11,7 +11,7 @@ from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stts.data.ahead import ahead
@@ -81,7 +81,9 @@ def seen(batches):
 
 # --- which examples share a row
 
-sizes = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 9)).map(lambda s: Size(*s)), min_size=1, max_size=25)
+sizes = st.lists(
+    st.tuples(st.integers(1, 20), st.integers(0, 9)).map(lambda s: Size(*s)), min_size=1, max_size=25
+)
 
 
 @given(sizes=sizes, rows=st.integers(1, 4), tokens=st.integers(20, 60), frames=st.none() | st.integers(9, 20))
@@ -135,12 +137,12 @@ def test_an_epoch_holds_every_example_once(spec):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ahead", [0, 6])
-def test_going_on_anywhere_gives_the_same_batches(tmp_path, workers, ahead):
+@pytest.mark.parametrize("buffer", [0, 6])
+def test_going_on_anywhere_gives_the_same_batches(tmp_path, workers, buffer):
     """With bad and too long examples among them, and however many workers read."""
     data = Clips(30, bad={3, 11}, max_bad_fraction=0.1)
     data.sizes_of[7] = (5, 6, 60)
-    spec = {"batch_size": 2, "pack_buffer": ahead, "too_long": "skip", "log": tmp_path / "left_out.jsonl"}
+    spec = {"batch_size": 2, "pack_buffer": buffer, "too_long": "skip", "log": tmp_path / "left_out.jsonl"}
     straight = list(islice(feed(data, **spec), 25))
     for stop in (1, 9, 17) if not workers else (9,):
         place = Place.from_dict(json.loads(json.dumps(dataclasses.asdict(straight[stop - 1]["place"]))))
@@ -166,17 +168,26 @@ def test_going_on_anywhere_gives_the_same_batches(tmp_path, workers, ahead):
 def test_two_processes_read_different_examples():
     data = Clips(60)
     spec = {"batch_size": 2, "pack_buffer": 4, "processes": 2}
-    shares = [{name for batch in islice(feed(data, rank=rank, **spec), 5) for name in batch["ids"]} for rank in (0, 1)]
+    shares = [
+        {name for batch in islice(feed(data, rank=rank, **spec), 5) for name in batch["ids"]}
+        for rank in (0, 1)
+    ]
     assert not shares[0] & shares[1]
     assert all(len(share) > 10 for share in shares)
 
 
 def test_a_mixture_is_drawn_by_its_weights():
     mixed = Mixture({"a": Clips(5), "b": Clips(50, seed=1)}, {"a": 3.0, "b": 1.0})
-    ids = [name for batch in islice(feed(mixed, budget=(None, None), batch_size=4), 50) for name in batch["ids"]]
+    ids = [
+        name for batch in islice(feed(mixed, budget=(None, None), batch_size=4), 50) for name in batch["ids"]
+    ]
     assert Counter(name[0] for name in ids)["a"] == pytest.approx(150, abs=2)
     by_size = Mixture({"a": Clips(5), "b": Clips(50)})
-    ids = [name for batch in islice(feed(by_size, budget=(None, None), batch_size=5), 44) for name in batch["ids"]]
+    ids = [
+        name
+        for batch in islice(feed(by_size, budget=(None, None), batch_size=5), 44)
+        for name in batch["ids"]
+    ]
     assert Counter(name[0] for name in ids)["a"] == pytest.approx(20, abs=2)
     assert mixed[5]["id"] == "b/e0"
     assert mixed.name_of(5) == "rows.jsonl:1"
@@ -199,13 +210,14 @@ def test_the_metrics_say_how_full_rows_are():
 # --- bad data
 
 
-def test_more_bad_examples_than_allowed_stop_with_a_list(tmp_path):
+def test_more_bad_examples_than_allowed_stop_with_a_list(tmp_path, caplog):
     log = tmp_path / "left_out.jsonl"
     data = Clips(50, bad={4, 8, 15}, max_bad_fraction=0.05)
     with pytest.raises(BadData, match=r"3 of 50 .* allows 2; all are in .*left_out\.jsonl") as error:
         list(islice(feed(data, batch_size=2, log=log), 25))
     for i in data.bad:
         assert f"rows.jsonl:{i + 1}: clip{i}.mp4: is empty (0 bytes)" in str(error.value)
+        assert f"unreadable: rows.jsonl:{i + 1}: clip{i}.mp4: is empty" in caplog.text
     assert {row["example"] for row in read_rows(log)} == {f"rows.jsonl:{i + 1}" for i in data.bad}
     data.bad.remove(15)
     batches = list(islice(feed(data, batch_size=2, log=log), 60))  # two epochs: the same ones count once
@@ -238,9 +250,9 @@ def test_bugs_are_not_taken_for_bad_data():
 def test_an_example_no_row_can_hold(tmp_path, size, limit):
     data = Clips(6)
     data.sizes_of = [(1, 1, 4)] * 5 + [size]
-    for ahead in (0, 3):
+    for buffer in (0, 3):
         with pytest.raises(ValueError, match=rf"'e5' .* more than {limit}.*train\.too_long"):
-            list(islice(feed(data, batch_size=2, pack_buffer=ahead), 6))
+            list(islice(feed(data, batch_size=2, pack_buffer=buffer), 6))
     log = tmp_path / "log"
     batches = list(islice(feed(data, batch_size=2, too_long="skip", log=log), 6))
     assert "e5" not in {name for batch in batches for name in batch["ids"]}
@@ -273,6 +285,17 @@ def test_truncation_cuts_text_only_and_no_more_than_it_must(before, frames, afte
     kept = collate.size(cut).tokens
     assert kept <= tokens
     assert not any(label != IGNORE for label in whole["labels"][length : length + tokens - kept].tolist())
+
+
+def test_going_on_does_not_count_a_waiting_example_twice():
+    data = Clips(6)
+    data.sizes_of = [(1, 1, 4)] * 3 + [(2, 1, 60)] * 3
+    spec = {"batch_size": 1, "pack_buffer": 5, "too_long": "truncate_text"}
+    straight = list(islice(feed(data, **spec), 8))
+    for stop in range(1, 8):
+        rest = list(islice(feed(data, straight[stop - 1]["place"], **spec), 8 - stop))
+        assert [batch["place"] for batch in rest] == [batch["place"] for batch in straight[stop:]]
+    assert straight[-1]["place"].too_long > 3
 
 
 def test_truncated_examples_are_trained_on_and_named(tmp_path):

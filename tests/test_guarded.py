@@ -98,7 +98,10 @@ def test_a_forked_process_has_a_helper_of_its_own(folder, reader):
     reader(folder / "clip.mp4", 4)
     mine = reader.helper
     loader = torch.utils.data.DataLoader(
-        [0, 1], num_workers=1, batch_size=None, collate_fn=lambda _: len(reader(folder / "clip.mp4", 5).frames)
+        [0, 1],
+        num_workers=1,
+        batch_size=None,
+        collate_fn=lambda _: len(reader(folder / "clip.mp4", 5).frames),
     )
     assert list(loader) == [5, 5]
     assert reader.helper == mine

@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, crea
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.flex import BLOCK, block_mask
 from stts.llm_attention import choose_llm_attention, llm_block_mask
+from stts.models import ModelSpec, load_model
 from stts.packing import plan_packing
 
 
@@ -157,6 +158,13 @@ def test_block_sparse_generates_what_sdpa_generates(ratio):
     torch.testing.assert_close(ours.scores, expected.scores, rtol=1e-5, atol=1e-5)
 
 
+def test_block_sparse_leaves_a_static_cache_to_transformers():
+    inputs, options = make_inputs([[4]]), {"max_new_tokens": 5, "do_sample": False}
+    expected = with_attention("sdpa").generate(**inputs, **options)
+    ours = with_attention("block_sparse").generate(**inputs, **options, cache_implementation="static")
+    assert torch.equal(ours, expected)
+
+
 def test_block_sparse_lays_out_no_square_mask(monkeypatch):
     """Neither in training nor in the prompt, and no step of generation makes a block mask."""
     made = []
@@ -207,6 +215,18 @@ def test_flash_attention_is_refused_where_it_would_forget_the_mask():
 )
 def test_the_choice_follows_the_device_unless_asked(asked, device, chosen):
     assert choose_llm_attention(asked, device) == chosen
+
+
+@pytest.mark.parametrize(
+    ("cuda", "asked", "chosen"),
+    [(True, None, "block_sparse"), (False, None, "sdpa"), (False, "eager", "eager")],
+)
+def test_a_loaded_model_has_the_attention_chosen(cuda, asked, chosen, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    spec = ModelSpec(name="tiny", dtype="float32", attn_implementation=asked)
+    config = load_model(spec, STTSConfig())[0].config
+    assert config.text_config._attn_implementation == chosen
+    assert config.vision_config._attn_implementation == "sdpa"
 
 
 @pytest.mark.gpu

@@ -47,7 +47,9 @@ def test_a_mixture_draws_by_weight_and_goes_through_each_part(sizes, seed, data)
     counts = Counter(parts[start:])
     for part, weight in enumerate(weights):
         assert abs(counts[part] - 400 * weight / sum(weights)) < 6  # any stretch, not only from the beginning
-        own = [index - (ends[part] - sizes[part]) for index, p in zip(stream, parts, strict=True) if p == part]
+        own = [
+            index - (ends[part] - sizes[part]) for index, p in zip(stream, parts, strict=True) if p == part
+        ]
         whole = len(own) // sizes[part] * sizes[part]
         for epoch in range(0, whole, sizes[part]):
             assert sorted(own[epoch : epoch + sizes[part]]) == list(range(sizes[part]))
@@ -88,7 +90,9 @@ def test_going_on_begins_with_what_was_waiting():
     start=st.integers(0, 20),
     data=st.data(),
 )
-def test_another_number_of_processes_loses_nothing_and_repeats_nothing(before, after, batch_size, start, data):
+def test_another_number_of_processes_loses_nothing_and_repeats_nothing(
+    before, after, batch_size, start, data
+):
     """Whatever each of the old ones has trained on, the new ones go through the rest exactly once."""
     places, trained = [], []
     for rank in range(before):

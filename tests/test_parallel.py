@@ -124,7 +124,7 @@ def test_a_sharded_run_leaves_an_ordinary_folder(pair, inputs):
 
 
 def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair):
-    timed = ("seconds", "tokens_per_s", "churn")
+    timed = ("seconds", "tokens_per_s", "data_wait", "churn")
     cut, straight = (
         [{k: v for k, v in row.items() if k not in timed} for row in rows(pair / name)]
         for name in ("cut", "fsdp")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +49,8 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def test_every_policy_is_built_and_has_a_place():
     assert set(RANKINGS) | {"scorer", "tome", "none"} == set(POLICIES)
     assert set(POLICIES.values()) == {"nowhere", "frames", "vit", "llm"}
+    table = (Path(__file__).parents[1] / "docs" / "policies.md").read_text().split("Learns")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(POLICIES)
 
 
 def test_uniform_keeps_evenly_spaced_frames():
@@ -273,6 +277,23 @@ def test_budget_outputs_and_gradient(policy):
         assert sum(p.grad.abs().sum() for p in module.parameters()) > 0
     scorer = sum(p.grad.abs().sum() for p in model.model.vision_tower.scorer.parameters())
     assert (scorer > 0) == (policy == "scorer")
+
+
+def test_half_precision_and_checkpointing_keep_the_number_under_every_policy():
+    inputs = make_inputs([[4], [7]])
+    for policy in PRUNING:
+        model = build(policy=policy, score_noise=0.5).to(torch.bfloat16)
+        out = model(**inputs)
+        assert [int(k.sum()) for k in out.keep_windows.split([4, 7])] == [8, 14], policy
+        assert out.logits.isfinite().all(), policy
+    for policy in ("scorer", "tome", "uniform", "vidcom2"):
+        model = build(policy=policy, score_noise=0.5).train()
+        model.gradient_checkpointing_enable()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(**inputs, labels=labels_of(inputs))
+        assert out.scores.dtype == torch.float32, policy
+        out.loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None), policy
 
 
 @pytest.mark.parametrize("policy", [*STEADY, "given"])

@@ -47,9 +47,7 @@ def published(tmp_path):
     touch(second, "NextQA/NExTVideo/1006/89.mp4")
     open_ended = [
         llava("academic_source/Charades/RW587.mp4", "<image>\nWhat is it?", "A cat.", name="RW587"),
-        llava(
-            "academic_source/Charades/Q.mp4", "<image>\nWho?", "A man.", "Where?", "At home.", name="Q"
-        ),
+        llava("academic_source/Charades/Q.mp4", "<image>\nWho?", "A man.", "Where?", "At home.", name="Q"),
         llava("academic_source/Charades/RW587.mp4", "<image>\nWhy?", "It is hungry.", name="RW587"),
     ]
     (first / "0_30_s_academic_oe_v0_1_qa_processed.json").write_text(json.dumps(open_ended, indent=2))
@@ -82,7 +80,10 @@ def test_one_file_with_all_archives_unpacked_in_one_place(published, tmp_path):
     file = next((published / "0_30_s_academic_v0_1").glob("*.json"))
     rows, paths = convert("llava_video", file, tmp_path, root=str(videos))
     assert paths.root == videos
-    assert [row["video"] for row in rows][:2] == ["academic_source/Charades/RW587.mp4", "academic_source/Charades/Q.mp4"]
+    assert [row["video"] for row in rows][:2] == [
+        "academic_source/Charades/RW587.mp4",
+        "academic_source/Charades/Q.mp4",
+    ]
     assert rows[0]["id"] == "0_30_s_academic_oe_v0_1_qa_processed:0"
 
 
@@ -102,7 +103,8 @@ def test_questions_about_one_video_share_it(published, tmp_path):
 )
 def test_joining_keeps_every_turn_and_the_limit(rows, limit):
     entries = [
-        Entry(str(i), (video,), tuple((f"q{i}.{t}", "a") for t in range(count))) for i, (video, count) in enumerate(rows)
+        Entry(str(i), (video,), tuple((f"q{i}.{t}", "a") for t in range(count)))
+        for i, (video, count) in enumerate(rows)
     ]
     joined = list(join(entries, limit))
     assert sorted(t for e in joined for t in e.turns) == sorted(t for e in entries for t in e.turns)
@@ -116,7 +118,9 @@ def test_joining_keeps_every_turn_and_the_limit(rows, limit):
 
 def test_missing_videos_stop_or_are_left_out_by_name(published, tmp_path, capsys):
     (published / "0_30_s_academic_v0_1/academic_source/Charades/Q.mp4").unlink()
-    with pytest.raises(ValueError, match=r"1 of 4 rows .*missing_videos=skip:\n.*processed:1: there is no video"):
+    with pytest.raises(
+        ValueError, match=r"1 of 4 rows .*missing_videos=skip:\n.*processed:1: there is no video"
+    ):
         convert("llava_video", published, tmp_path)
     assert not (tmp_path / "rows").exists()
     rows, _ = convert("llava_video", published, tmp_path, missing_videos="skip")
@@ -132,7 +136,10 @@ def test_missing_videos_stop_or_are_left_out_by_name(published, tmp_path, capsys
         (llava("v.mp4", "<image>\nWhat?"), "conversations is"),
         (llava("v.mp4", "<image>\n", "A cat."), r"conversations\[0\] is empty"),
         (llava("v.mp4", "What?", " "), r"conversations\[1\] is empty"),
-        (llava("v.mp4", "What?", "A.") | {"conversations": [{"from": "gpt", "value": "A."}] * 2}, "must be from human"),
+        (
+            llava("v.mp4", "What?", "A.") | {"conversations": [{"from": "gpt", "value": "A."}] * 2},
+            "must be from human",
+        ),
         (llava("v.mp4", "What?", "A.") | {"conversations": "What?"}, "conversations is 'What"),
         (llava("../v.mp4", "What?", "A."), "without '..'"),
         (llava("/v.mp4", "What?", "A."), "must be relative"),
@@ -176,7 +183,9 @@ def test_nothing_to_read(tmp_path, name):
 
 @settings(deadline=None)
 @given(
-    rows=st.lists(st.dictionaries(st.text(max_size=3), st.text() | st.lists(st.integers(), max_size=3)), max_size=8),
+    rows=st.lists(
+        st.dictionaries(st.text(max_size=3), st.text() | st.lists(st.integers(), max_size=3)), max_size=8
+    ),
     indent=st.sampled_from([None, 2]),
     chunk=st.integers(1, 20),
 )
@@ -228,7 +237,13 @@ def choice(number, video="vid0", wrong=("red", "green", "grey")):
 def molmo(tmp_path):
     """A folder of videos in the layouts of Molmo2: {id}.mp4, {id}/file, LLaVA's v_{id}."""
     root = tmp_path / "videos"
-    touch(root, "youtube-cc/youtube-cc-exist/vid0/movie.webm", "flat/vid1.mp4", "activitynet/v_vid2.mkv", "note.txt")
+    touch(
+        root,
+        "youtube-cc/youtube-cc-exist/vid0/movie.webm",
+        "flat/vid1.mp4",
+        "activitynet/v_vid2.mkv",
+        "note.txt",
+    )
     return root
 
 
@@ -250,8 +265,9 @@ def test_molmo2_multiple_choice(molmo, tmp_path):
             letters.add(answer["content"])
     assert letters == set("ABCD")  # a place that never changed would be learned
     random.seed(5)
-    assert convert("molmo2", file.parents[1], tmp_path, root=str(molmo), max_turns=4)[0][0]["messages"] == (
-        rows[0]["messages"][:8]
+    assert (
+        convert("molmo2", file.parents[1], tmp_path, root=str(molmo), max_turns=4)[0][0]["messages"]
+        == (rows[0]["messages"][:8])
     )
 
 
@@ -285,7 +301,9 @@ def test_molmo2_without_videos_or_with_points(molmo, tmp_path):
     write_parquet(tmp_path / "a.parquet", [choice(1), choice(2, "gone")])
     with pytest.raises(ValueError, match=r"1 of 2 rows .*\n  a:1: there is no video gone"):
         convert("molmo2", tmp_path / "a.parquet", tmp_path, root=str(molmo), max_turns=1)
-    write_parquet(tmp_path / "p.parquet", [{"video_id": "vid0", "label": "cat", "points": [[1.0, 2.0]], "count": 1}])
+    write_parquet(
+        tmp_path / "p.parquet", [{"video_id": "vid0", "label": "cat", "points": [[1.0, 2.0]], "count": 1}]
+    )
     with pytest.raises(ValueError, match=r"p:0: .*its columns are video_id, label, points, count"):
         convert("molmo2", tmp_path / "p.parquet", tmp_path, root=str(molmo))
     (tmp_path / "q.parquet").write_text("not parquet")

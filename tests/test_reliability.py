@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,12 @@ from stts import STTSConfig
 from stts.data import VideoQADataset
 from stts.model_card import read_front_matter
 from stts.models import ModelSpec, load_model
+from stts.stopping import end_on_sigterm
 from stts.train import TrainConfig, WandbConfig, train
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMED = ("seconds", "tokens_per_s", "churn")  # clocks, and what a process remembers only while it lives
+# clocks, and what a process remembers only while it lives
+TIMED = ("seconds", "tokens_per_s", "data_wait", "churn")
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def test_a_run_leaves_curves_pictures_a_card_and_its_starts(run, tmp_path):
         assert "| steps | 4 |" in (folder / "README.md").read_text()
         assert read_front_matter(folder)["library_name"] == "transformers"
     assert json.loads((tmp_path / "starts.jsonl").read_text())["step"] == 0
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_damage_to_what_a_killed_run_left_is_made_good_bit_for_bit(run, tmp_path, capsys):
@@ -69,7 +73,7 @@ def test_damage_to_what_a_killed_run_left_is_made_good_bit_for_bit(run, tmp_path
     assert "step-0000003/optimizer.pt is missing" in told
     assert told.count("going on from") == 2
     assert "resuming after step 2 of 4" in told
-    assert not [path for path in (tmp_path / "run").rglob(".*")]
+    assert not list((tmp_path / "run").rglob(".*"))
     assert [json.loads(line)["step"] for line in (tmp_path / "run" / "starts.jsonl").open()] == [0, 2]
 
 
@@ -80,12 +84,28 @@ def test_a_global_batch_is_accumulated(run, tmp_path):
         run(tmp_path / "c", global_batch=3)
 
 
+def test_sigterm_before_training_ends_the_process_in_good_order():
+    for early in (False, True):
+        if not (child := os.fork()):
+            try:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                if early:
+                    end_on_sigterm()
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            except SystemExit as stop:
+                os._exit(stop.code)
+            finally:
+                os._exit(70)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if early else -signal.SIGTERM)
+
+
 @pytest.mark.slow
 def test_the_soak_finds_nothing_lost(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "soak.py", "--cycles", "2", "--out", tmp_path / "soak"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
+    command = [sys.executable, ROOT / "benchmarks" / "soak.py", "--cycles", "1", "--out", tmp_path / "soak"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "soak" / "soak.json").read_text())
-    assert figures["cycles"] == 2
+    assert figures["cycles"] == 1
     assert figures["runs"] >= 1
     assert figures["differences"] == []

@@ -395,6 +395,7 @@ def test_config_gives_the_default_settings(tmp_path: Path) -> None:
     path = Path(__file__).parents[1] / "configs" / "data" / "synthetic.yaml"
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert (values.pop("name"), values.pop("folder")) == ("synthetic", None)
+    assert (values.pop("decode_timeout"), values.pop("max_bad_fraction")) == (120, 0.01)  # of any data
     defaults = json.loads(json.dumps(asdict(SyntheticSpec())))
     assert values == {key: value for key, value in defaults.items() if key != "fps"}
 

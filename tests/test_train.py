@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from stts.models import ModelSpec, load_model
 from stts.train import Interrupted, LearningRates, TrainConfig, train
 from stts.trainer import Trainer
 
-TIMED = ("seconds", "tokens_per_s", "churn")  # what a process saw before it was stopped is not saved
+# what a process saw before it was stopped is not saved
+TIMED = ("seconds", "tokens_per_s", "data_wait", "churn")
 
 
 @pytest.fixture
@@ -136,6 +138,15 @@ def test_a_finished_run_returns_at_once_and_may_be_made_longer(setup, straight, 
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
 
 
+def test_time_spent_waiting_for_data_is_told(setup, tmp_path):
+    model, processor, dataset = setup()
+    slow = Calls(dataset, 3, lambda: time.sleep(0.4))  # the first of the second step
+    train(model, processor, slow, config(max_steps=2), tmp_path)
+    first, second = (row["data_wait"] * row["seconds"] for row in rows(tmp_path, timed=True))
+    assert second >= 0.4
+    assert first > 0
+
+
 def test_metrics_have_every_step_and_the_exact_share_kept(setup, straight, tmp_path):
     train(*setup(prune_ratio=0.8), config(max_steps=5, log_every=3), tmp_path)
     found = rows(tmp_path, timed=True)
@@ -146,6 +157,7 @@ def test_metrics_have_every_step_and_the_exact_share_kept(setup, straight, tmp_p
         assert row["loss"] == pytest.approx(row["lm_loss"] + 0.5 * row["aux_loss"])
         assert row["tokens_per_s"] > 0
         assert row["seconds"] > 0
+        assert 0 < row["data_wait"] < 1
         assert 0 < row["score_mean"] < 1
         assert row["score_std"] > 0
         assert row["lr"] == row["lr_llm"]

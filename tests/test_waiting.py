@@ -15,7 +15,9 @@ from stts.config import POLICIES
 from stts.layout import BatchLayout
 from stts.llm_attention import BLOCK_SPARSE
 
-DROPPING = [policy for policy in POLICIES if policy != "none"]  # without pruning transformers' own forward runs
+DROPPING = [
+    policy for policy in POLICIES if policy != "none"
+]  # without pruning transformers' own forward runs
 
 
 def build(device: str, llm_attention: str = "sdpa", **stts: Any) -> STTSMolmo2ForConditionalGeneration:
@@ -46,7 +48,7 @@ def halves(mask: Tensor) -> tuple[Tensor, Tensor]:
     return ids, torch.where(place >= half, place - half, place).masked_fill(mask == 0, 0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def _meta_has_no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
 

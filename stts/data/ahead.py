@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE = 10.0
+"""Seconds to wait for an item that is being made when none is wanted any more: a process told to stop must end."""
 POLL = 0.1
 """Seconds after which a thread with nothing to do looks whether it is still wanted."""
 
@@ -55,4 +57,4 @@ def ahead(items: Callable[[], Iterable[T]], depth: int = 2) -> Iterator[T]:
             yield value
     finally:
         unwanted.set()
-        thread.join()
+        thread.join(PATIENCE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ class Probe(Dataset):
     def _measure(self, index: int) -> Measured:
         row = self.data.rows[index]
         clip = None if row["video"] is None else self.data.read_clip(index, row)
-        text = self.data.processor.prompt_tensors(row_messages(row), None if clip is None else clip.timestamps)
+        text = self.data.processor.prompt_tensors(
+            row_messages(row), None if clip is None else clip.timestamps
+        )
         frames, tokens = 0 if clip is None else len(clip.timestamps), len(text["input_ids"])
         dropped = num_dropped(frames, self.windows, self.prune_ratio) if frames else 0
         supervised = int((text["labels"][1:] != IGNORE).sum())
@@ -99,15 +102,7 @@ def check_data(
     """
     findings, parts = Findings(), {}
     for name, part in spec.datasets.items() if spec.name == "mixture" else {"": spec}.items():
-        paths, problems = load_data(part), []
-        rows = index_rows(Path(paths.train), check_row, lambda error, found=problems: found.append(str(error)))
-        findings.wrong += problems
-        findings.num_rows += len(problems) + len(rows)
-        if len(rows):
-            timeout = spec.decode_timeout
-            data = VideoQADataset(
-                paths.train, paths.root, processor, decode_timeout=timeout, rows=rows, **video
-            )
+        if data := _open(part.replace(decode_timeout=spec.decode_timeout), processor, video, findings):
             parts[name] = Probe(data, stts.prune_ratio, decode)
     if not parts:
         return findings, Order([1], 0)
@@ -124,6 +119,21 @@ def check_data(
     return findings, Order(whole.sizes, 0, whole.weights if spec.datasets else None)
 
 
+def _open(
+    spec: DataSpec, processor: VideoProcessor, video: Mapping[str, Any], findings: Findings
+) -> VideoQADataset | None:
+    """The rows of one dataset that are not wrong; None when all are. The others go to the findings."""
+    paths, problems = load_data(spec), []
+    rows = index_rows(Path(paths.train), check_row, lambda error: problems.append(str(error)))
+    findings.wrong += problems
+    findings.num_rows += len(problems) + len(rows)
+    if not len(rows):
+        return None
+    return VideoQADataset(
+        paths.train, paths.root, processor, decode_timeout=spec.decode_timeout, rows=rows, **video
+    )
+
+
 class _Parts(Dataset):
     """The probes of a mixture, numbered through."""
 
@@ -137,9 +147,7 @@ class _Parts(Dataset):
 
 def _probe(whole: Mixture, numbers: Sequence[int], workers: int) -> Iterator[Measured | str]:
     return iter(
-        DataLoader(
-            _Parts(whole), batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is
-        )
+        DataLoader(_Parts(whole), batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is)
     )
 
 
@@ -169,29 +177,24 @@ def measure_epoch(
     drawn = [order[position] for position in range(order.num_examples)]
     sizes = [findings.measured[number].size for number in drawn if number in findings.measured]
     fitting = [size for size in sizes if budget.holds(size)]
-    scale = len(drawn) / max(len(sizes) + sum(number in findings.unreadable for number in drawn), 1)
-    rows, batches, waiting = 0, 0, []
+    rows, batches = _batches(fitting, budget, batch_size, pack_buffer)
+    tokens, frames = sum(size.tokens for size in fitting), sum(size.frames for size in fitting)
+    totals = (len(fitting), tokens, frames, rows, batches, len(sizes) - len(fitting))
+    looked_at = len(sizes) + sum(number in findings.unreadable for number in drawn)
+    return Epoch(*(round(total * len(drawn) / max(looked_at, 1)) for total in totals))
+
+
+def _batches(sizes: list[Size], budget: Budget, batch_size: int, pack_buffer: int) -> tuple[int, int]:
+    """Rows and batches that examples make in this order."""
     if not pack_buffer:
-        rows = len(fitting)
-        batches = math.ceil(len(fitting) / batch_size)
-    else:
-        for size in fitting:
-            waiting.append(size)
-            if len(waiting) == pack_buffer:
-                waiting, full = _take(waiting, budget, batch_size)
-                rows, batches = rows + full, batches + 1
-        while waiting:
-            waiting, full = _take(waiting, budget, batch_size)
-            rows, batches = rows + full, batches + 1
-    totals = (
-        len(fitting),
-        sum(size.tokens for size in fitting),
-        sum(size.frames for size in fitting),
-        rows,
-        batches,
-        len(sizes) - len(fitting),
-    )
-    return Epoch(*(round(total * scale) for total in totals))
+        return len(sizes), math.ceil(len(sizes) / batch_size)
+    coming, waiting, rows, batches = iter(sizes), [], 0, 0
+    while True:
+        waiting += islice(coming, pack_buffer - len(waiting))
+        if not waiting:
+            return rows, batches
+        waiting, full = _take(waiting, budget, batch_size)
+        rows, batches = rows + full, batches + 1
 
 
 def _take(waiting: list[Size], budget: Budget, num_rows: int) -> tuple[list[Size], int]:

@@ -52,7 +52,8 @@ def print_epoch(
     about = "about " if estimated else ""
     steps = -(-epoch.batches // passes_per_step)
     console.print(
-        f"an epoch: {about}{epoch.examples:,} examples, {epoch.tokens:,} tokens, {epoch.frames:,} frames, {steps:,} steps"
+        f"an epoch: {about}{epoch.examples:,} examples, {epoch.tokens:,} tokens, {epoch.frames:,} frames, "
+        f"{steps:,} steps"
     )
     if packed and epoch.rows:
         shares = [f"{n / (epoch.rows * limit):.1%} of the {name}" for name, n, limit in _fills(epoch, budget)]

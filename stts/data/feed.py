@@ -7,6 +7,7 @@ nothing here depends on how many workers there are.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -19,10 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from ..durable import append_rows, read_rows
 from .ahead import ahead
 from .collator import Collator, Example
+from .datasets import Mixture
 from .fit import Budget, look_ahead
 from .order import Order, Place, positions
 from .shorten import shorten
 
+logger = logging.getLogger(__name__)
+
+TOLD = 20
+"""Examples left out or shortened that are told in the log of the process, too."""
 HOST_KEYS = ("ids", "place", "load")
 """Entries of a batch that are not for the model."""
 
@@ -99,8 +105,8 @@ class Feed:
         place: Place | None = None,
         worker_init: Callable[[int], None] | None = None,
     ) -> None:
-        sizes, weights = getattr(dataset, "sizes", [len(dataset)]), getattr(dataset, "weights", None)
-        self.order = Order(sizes, spec.seed, weights)
+        parts = (dataset.sizes, spec.seed, dataset.weights) if isinstance(dataset, Mixture) else None
+        self.order = Order(*(parts or ([len(dataset)], spec.seed)))
         self.reader = Reader(dataset, self.order)
         self.collate, self.spec = collate, spec
         self.place = place or Place()
@@ -151,8 +157,12 @@ class Feed:
         """Examples that can be read and fit, in order."""
         left_out = 0
         for number, item in enumerate(self._loader()):
-            self.drawn += number >= len(self.place.waiting)
+            again, too_long = number < len(self.place.waiting), self.too_long
             example = self._noted(item) if isinstance(item, Unreadable) else self._fitted(item)
+            if again:  # what was waiting has been counted
+                self.too_long = too_long
+            else:
+                self.drawn += 1
             left_out = 0 if example is not None else left_out + 1
             if left_out >= self.order.num_examples:
                 raise BadData("not one example of the training data can be read and fits into a row")
@@ -199,10 +209,15 @@ class Feed:
         return None
 
     def _log(self, name: str, what: str, reason: str) -> None:
-        """Once for each example, also over the starts of a run."""
-        if self.spec.log and (name, what) not in self.logged:
+        """Once for each example, also over the starts of a run; the first few are told as well."""
+        if (name, what) in self.logged:
+            return
+        self.logged.add((name, what))
+        if self.spec.log:
             append_rows(self.spec.log, [{"example": name, "what": what, "reason": reason}])
-            self.logged.add((name, what))
+        if len(self.logged) <= TOLD:
+            more = f" (the last one told; all are in {self.spec.log})" if len(self.logged) == TOLD else ""
+            logger.warning("%s: %s: %s%s", what, name, reason, more)
 
 
 NUM_SUMS = 6
@@ -218,8 +233,9 @@ def data_sums(batches: Sequence[dict[str, Any]], place: Place) -> list[int]:
 def feed_row(sums: Sequence[float], budget: Budget) -> dict[str, float]:
     """What the metrics say of the data of a step.
 
-    sums: over its batches and processes: examples, surviving tokens, frames, rows; examples that could not be read
-    and that were too long, since the run began. fill: share of the token budget of the rows that is used.
+    sums: over its batches and processes: examples, surviving tokens, frames, rows; since the run began, examples that
+    could not be read (one that several processes met counts for each) and how often one was too long. fill: share of
+    the token budget of the rows that is used.
     """
     examples, tokens, frames, rows, bad, too_long = sums
     row = {"examples": int(examples), "bad": int(bad), "too_long": int(too_long)}

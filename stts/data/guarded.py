@@ -32,8 +32,8 @@ PATIENCE = 1.0
 class GuardedReader:
     """read_video with a limit on the time a file may take.
 
-    timeout: seconds; read: another function from path and frames to a Clip. A file that took longer, or on which the helper died, is not tried again by this process. Where
-    processes cannot be forked (Windows) the file is read as usual.
+    timeout: seconds; read: another function from path and frames to a Clip. A file that took longer, or on which the
+    helper died, is not tried again by this process. Where processes cannot be forked (Windows) it is read as usual.
     """
 
     def __init__(self, timeout: float, read: Callable[..., Clip] = read_video) -> None:

@@ -38,8 +38,8 @@ class Cost:
     """Windows that reach the LLM."""
     frames: float
     """Of a video; short ones have fewer than they may."""
-    multiply_adds: float | None
-    """Of that pass, by stts.flops; None for policies whose arithmetic it does not know."""
+    multiply_adds: float
+    """Of that pass, as stts.flops counts them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -89,13 +89,7 @@ def measure_cost(
             tokens.append(placeholders.sum().item())
             frames.append(batch["video_grids"][0, 0].item())
             arithmetic.append(_arithmetic(model, batch))
-    known = None not in arithmetic
-    return Cost(
-        fmean(seconds),
-        fmean(tokens),
-        fmean(frames),
-        fmean(arithmetic) if known else None,
-    )
+    return Cost(fmean(seconds), fmean(tokens), fmean(frames), fmean(arithmetic))
 
 
 def device_name(device: torch.device) -> str:
@@ -134,16 +128,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _arithmetic(model: nn.Module, batch: dict[str, Any]) -> int | None:
-    if model.stts.policy == "tome":  # its matching is arithmetic of its own
-        return None
+def _arithmetic(model: nn.Module, batch: dict[str, Any]) -> int:
     frames, rows, cols = batch["video_grids"][0].tolist()
     text = batch["input_ids"].shape[1] - frames * (rows * cols + FRAME_MARKERS)
-    return multiply_adds(
-        model.config,
-        frames,
-        model.stts.prune_ratio,
-        text_tokens=text,
-        text_per_frame=0,
-        logits=1,
-    ).total
+    ratio = model.stts.prune_ratio
+    return multiply_adds(model.config, frames, ratio, text_tokens=text, text_per_frame=0, logits=1).total

@@ -84,7 +84,7 @@ def _look_at_all(run: EvaluatedRun, questions: Sequence[Question]) -> list[KeptV
     stts = from_dict(STTSConfig, {key: config[key] for key in ("prune_ratio", "policy")} | config["stts"])
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(from_dict(ModelSpec, config["model"], "model"), stts, config["checkpoint"])
-    if weights_digest(model) != run.settings["weights"]:
+    if weights_digest(model) != run.settings.get("weights"):
         raise ValueError(
             f"{run.folder}: its model has other weights now than those evaluated: set examples=0"
         )

@@ -173,10 +173,8 @@ def sweep_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def with_unit(count: float | None) -> str:
-    """1.5e12 -> "1.5 T"; a dash for what is not known."""
-    if count is None:
-        return "-"
+def with_unit(count: float) -> str:
+    """1.5e12 -> "1.5 T"."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
