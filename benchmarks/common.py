@@ -49,7 +49,8 @@ def on_cuda(device: str) -> bool:
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Set the threads; returns the facts about the machine, load included, as they are before the first run."""
     if on_cuda(args.device):
-        torch.cuda.set_device(torch.device(args.device))
+        if (index := torch.device(args.device).index) is not None:
+            torch.cuda.set_device(index)
     else:
         torch.set_num_threads(args.threads)
     return machine(args.device)

@@ -17,7 +17,9 @@ def count(batch: dict[str, Any]) -> dict[str, int]:
     neighbouring frames, unpruned tokens."""
     layout, weights = batch["layout"], batch.get("loss_weights")
     return {
-        "targets": int((batch["labels"][:, 1:] != IGNORE).sum() if weights is None else weights.sum().round()),
+        "targets": int(
+            (batch["labels"][:, 1:] != IGNORE).sum() if weights is None else weights.sum().round()
+        ),
         "pairs": sum(layout.frames_per_video) - len(layout.frames_per_video),
         "tokens": sum(layout.lengths),
     }

@@ -102,7 +102,9 @@ class Trainer:
         if config.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
         places = [Place.from_dict(place) for place in self.progress.places] or [Place()]
-        self.place = deal_again(places, config.batch_size, accelerator.num_processes)[accelerator.process_index]
+        self.place = deal_again(places, config.batch_size, accelerator.num_processes)[
+            accelerator.process_index
+        ]
         collate = Collator(
             self.processor.pad_token_id,
             self.stts.prune_ratio,
@@ -212,7 +214,9 @@ class Trainer:
         rows, measured = zip(*self.pending, strict=True)
         self.pending = []
         counted = [[row.pop("tokens"), *row.pop("data")] for row in rows]
-        table = torch.cat([torch.stack(measured), torch.tensor(counted, dtype=torch.float64).to(self.device)], 1)
+        table = torch.cat(
+            [torch.stack(measured), torch.tensor(counted, dtype=torch.float64).to(self.device)], 1
+        )
         if self.is_distributed:
             table = self.accelerator.reduce(table, reduction="sum")
         table = table.tolist()

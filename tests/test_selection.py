@@ -112,7 +112,9 @@ def test_least_range_limits_how_far_close_scores_are_stretched():
     scores = torch.rand(2, 9)
     scores[1] = torch.tensor([0.2, 0.25, 0.3, 0.1, 0.5, 0.9, 0.4, 0.4, 0.4])
     weight = attention_bias(scores, [2], pool_width=1, floor=0.2, least_range=0.5)[1].exp().reshape(3, 3)
-    torch.testing.assert_close(weight[0], torch.tensor([0.84, 0.92, 1.0]))  # 0.1 and 0.05 of 0.5 below the highest
+    torch.testing.assert_close(
+        weight[0], torch.tensor([0.84, 0.92, 1.0])
+    )  # 0.1 and 0.05 of 0.5 below the highest
     torch.testing.assert_close(weight[1], torch.tensor([0.2, 0.6, 1.0]))  # far apart: as ever
     torch.testing.assert_close(weight[2], torch.ones(3))
     near = torch.full((2, 9), 0.3).add_(torch.linspace(0, 1e-3, 9)).requires_grad_()
