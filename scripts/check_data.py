@@ -8,7 +8,7 @@ from typing import Any
 
 from stts.cli import from_dict, launch
 from stts.data.spec import prepare_data
-from stts.train_config import CheckConfig, RunConfig
+from stts.run_config import CheckConfig, RunConfig
 
 
 def main(config: dict[str, Any]) -> int:

@@ -11,9 +11,9 @@ from stts.data import prepare_data
 from stts.models import find_folder, load_model
 from stts.periodic_eval import periodic_evaluation
 from stts.relaunch import start_all_processes
+from stts.run_config import RunConfig
 from stts.settings import check_output_dir
 from stts.stopping import end_on_sigterm
-from stts.train_config import RunConfig
 
 
 def main(config: dict[str, Any]) -> int:

@@ -6,8 +6,10 @@ and with nothing to prune transformers' own forward runs untouched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,7 +168,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         masked = (sequence_ids, pixel_values, pixel_values_videos, visual)
         self._no_flash(any(x is not None for x in masked))
         text = (attention_mask, position_ids, mm_token_type_ids)
-        pruned, videos, images = None, {}, {}
+        pruned, images, videos = None, {}, {}
         if pixel_values is not None:
             if self.model.lockstep:
                 raise ValueError(
@@ -174,23 +176,14 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
                 )
             images = dict(zip(IMAGE_KEYS, (pixel_values, image_token_pooling, image_grids), strict=True))
         if pixel_values_videos is not None or visual is not None:
-            videos = dict(
-                zip(VIDEO_KEYS, (pixel_values_videos, video_token_pooling, video_grids), strict=True)
-            )
+            clips = (pixel_values_videos, video_token_pooling)
+            videos = dict(zip(VIDEO_KEYS, (*clips, video_grids), strict=True))
             layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids, image_grids)
-            if self.model.prunes(layout) or (self.model.lockstep and self.stts.prune_ratio):
-                clips = (pixel_values_videos, video_token_pooling)
-                chosen = {"visual": visual, "window_scores": window_scores}
-                pruned = self.model.prune(input_ids, *clips, layout, *text, sequence_ids, images, **chosen)
-        if pruned is None:
-            inputs = {"input_ids": input_ids}
-            if visual is not None or (videos and images):  # which transformers refuses together
-                inputs |= as_encoded([self.model.encode_whole(input_ids, videos, images, visual)])
-            else:
-                inputs |= videos | images
-            if self.model.lockstep and not videos:
-                inputs = {"inputs_embeds": self.get_input_embeddings()(input_ids) + self.model.idle()}
+        if not videos or not self._leaves_the_host(layout):
+            inputs = self._whole_inputs(input_ids, videos, images, visual)
         else:
+            chosen = {"visual": visual, "window_scores": window_scores}
+            pruned = self.model.prune(input_ids, *clips, layout, *text, sequence_ids, images, **chosen)
             inputs = {"inputs_embeds": self.model.embed(pruned)}
             text = (pruned.attention_mask, pruned.position_ids, pruned.mm_token_type_ids)
             sequence_ids, labels = pruned.sequence_ids, pruned.survivors.take(labels, -100)
@@ -206,6 +199,25 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         if loss_weights is not None:
             outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
+
+    def _leaves_the_host(self, layout: BatchLayout) -> bool:
+        """Whether videos take our path: where one loses a window, and on every device when they work in lockstep."""
+        return self.model.prunes(layout) or bool(self.model.lockstep and self.stts.prune_ratio)
+
+    def _whole_inputs(
+        self,
+        input_ids: Tensor | None,
+        videos: Mapping[str, Tensor | None],
+        images: Mapping[str, Tensor],
+        visual: VisualTokens | None,
+    ) -> dict[str, Any]:
+        """What transformers' own forward takes where nothing is dropped."""
+        if self.model.lockstep and not videos:
+            return {"inputs_embeds": self.get_input_embeddings()(input_ids) + self.model.idle()}
+        if visual is not None or (videos and images):  # which transformers refuses together
+            encoded = self.model.encode_whole(input_ids, videos, images, visual)
+            return {"input_ids": input_ids} | as_encoded([encoded])
+        return {"input_ids": input_ids, **videos, **images}
 
     def _finish(
         self,

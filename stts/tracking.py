@@ -20,7 +20,7 @@ from .checkpoint import evaluation_folder
 from .durable import append_rows, keep_rows, read_rows
 from .metrics import scorer_trouble
 from .provenance import provenance
-from .train_config import WandbConfig
+from .run_config import WandbConfig
 
 PLAIN_LINES = 20
 """Lines a whole run prints where there is no terminal to draw a bar on."""

@@ -11,11 +11,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .checkpoint import is_finished, newest_checkpoint
+from .run_config import WandbConfig
 from .settings import write_settings
 from .startup import describe
 from .stopping import Interrupted, StopSignals
 from .tracking import Tracker
-from .train_config import LearningRates, TrainConfig, WandbConfig
+from .train_config import LearningRates, TrainConfig
 from .trainer import Evaluate, Trainer, join_processes
 
 __all__ = ["Interrupted", "LearningRates", "TrainConfig", "WandbConfig", "train"]

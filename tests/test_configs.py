@@ -19,16 +19,9 @@ from omegaconf import OmegaConf
 
 from stts.checkpoint import newest_checkpoint
 from stts.cli import CONFIG_DIR, documented_keys, explain, from_dict, launch
+from stts.run_config import RunConfig, VideoConfig, WandbConfig
 from stts.settings import flatten
-from stts.train_config import (
-    LearningRates,
-    LoraSettings,
-    ParallelConfig,
-    RunConfig,
-    TrainConfig,
-    VideoConfig,
-    WandbConfig,
-)
+from stts.train_config import LearningRates, LoraSettings, ParallelConfig, TrainConfig
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "train.py"
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))

@@ -12,8 +12,8 @@ from stts import tracking
 from stts.checkpoint import evaluation_folder
 from stts.durable import append_rows
 from stts.provenance import git_state
+from stts.run_config import WandbConfig
 from stts.tracking import Tracker
-from stts.train_config import WandbConfig
 
 
 def row(step: int, **changes) -> dict:
@@ -223,7 +223,7 @@ def test_wandb_offline_takes_rows_pictures_and_tables_for_real(tmp_path):
     )
     code = (
         "import sys; from pathlib import Path; from stts.tracking import Tracker; import numpy as np; "
-        "from stts.train_config import WandbConfig; from stts.visualize import draw_kept\n"
+        "from stts.run_config import WandbConfig; from stts.visualize import draw_kept\n"
         "frames, keep = np.zeros((2, 6, 6, 3), 'uint8'), np.ones((2, 2, 2), bool)\n"
         "with Tracker(Path(sys.argv[1]), 1, wandb=WandbConfig(mode='offline')) as t:\n"
         "    t.log([dict(step=1, loss=1., aux_loss=0., kept=1., tokens_per_s=1., seconds=1.)])\n"
