@@ -37,7 +37,7 @@ def draw(path: Path) -> Path:
         ax.axhline(1, color="0.7", linewidth=0.8)
         ax.set(xlabel="frames", ylabel="speed-up over no pruning", ylim=(0, None))
         ax.set_xticks(sorted({*frames, *points}))
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return path.with_suffix(".png")
 
 
