@@ -99,6 +99,8 @@ def start(run: dict[str, Any], log: Path, kill_at: int | None = None) -> int:
         if kill_at is not None:
             sys.addaudithook(killer(kill_at, run["output_dir"]))
         code = runpy.run_path(str(SCRIPT))["main"](run)
+    except SystemExit as end:  # how SIGTERM ends a run that has nothing to save yet
+        code = end.code
     except BaseException:
         traceback.print_exc()
     finally:
