@@ -141,11 +141,12 @@ def disturb(kind: str | None, run: dict[str, Any], log: Path, longest: float, rn
 
 
 def damage_newest(run: Path, rng: random.Random) -> str | None:
-    """Truncate or remove a file of the newest checkpoint, if there is one before it; returns what was done."""
+    """Truncate or remove a file of the newest checkpoint, if there is one before it and the run still needs them;
+    returns what was done."""
     from stts.checkpoint import checkpoints
 
     whole = checkpoints(run)
-    if len(whole) < 2:
+    if len(whole) < 2 or (run / "model").is_dir():  # a finished run reads no checkpoint again
         return None
     files = sorted(path for path in whole[-1].rglob("*") if path.is_file() and path.name != "progress.json")
     path, how = rng.choice(files), rng.choice(("truncated", "removed"))
