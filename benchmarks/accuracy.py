@@ -44,7 +44,7 @@ class Runs:
     policy: str
     ratio: float
     folders: list[Path]
-    seconds_per_step: list[float]
+    seconds_per_step: list[float | None]
     questions: Sequence[Question]
 
     @cached_property
@@ -74,7 +74,7 @@ def main(config: dict[str, Any]) -> None:
     data = load_data(DataSpec.from_dict(config["data"]))
     output_dir, results_file = Path(config["output_dir"]), Path(config["results"])
     settings = chosen(config["policies"], config["arms"])
-    grid: dict[tuple[str, float], Runs] = {}
+    finished: dict[tuple[str, float], list[tuple[Path, float | None]]] = {}
     for seed in config["seeds"]:
         arms = list(arms_of(settings, config["ratios"], seed))
         done = compare([arm for *_, arm in arms], recipe, spec, data, questions, output_dir)
@@ -82,16 +82,15 @@ def main(config: dict[str, Any]) -> None:
             print(
                 f"{arm.name}: accuracy {results['accuracy']:.3f}, evidence kept {results['evidence_recall']:.3f}"
             )
-            runs = grid.setdefault((policy, ratio), Runs(policy, ratio, [], [], questions))
-            runs.folders.append(output_dir / arm.name)
-            runs.seconds_per_step.append(results["seconds_per_step"])
-        fresh = [Runs(r.policy, r.ratio, r.folders, r.seconds_per_step, questions) for r in grid.values()]
+            run = output_dir / arm.name, results["seconds_per_step"]
+            finished.setdefault((policy, ratio), []).append(run)
+        grid = [Runs(*key, *map(list, zip(*runs, strict=True)), questions) for key, runs in finished.items()]
         report = {
             "machine": machine(),
             "provenance": provenance(),
             "settings": config,
-            "rows": list(rows_of(fresh, questions)),
-            "differences": list(differences(fresh, questions)),
+            "rows": list(rows_of(grid, questions)),
+            "differences": list(differences(grid, questions)),
         }
         results_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(results_file, report)

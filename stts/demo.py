@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,9 +20,9 @@ from .data import VideoError, read_video
 from .data.evidence import evidence_windows
 from .data.processing import VideoProcessor
 from .data.spec import DataPaths
-from .data.video import Clip
 from .eval.records import write_json
 from .eval.tasks.base import Question
+from .kept import kept_of
 from .models import ModelSpec, load_model
 from .visualize import draw_kept
 from .windows import window_grid
@@ -110,12 +109,6 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def keep_of(model: nn.Module, clip: Clip, grid: tuple[int, int]) -> np.ndarray:
-    """(T, rows, cols) bool: what the last answer of a model was based on."""
-    keep = model.last_keep_windows
-    return np.ones((len(clip.frames), *grid), bool) if keep is None else keep.cpu().numpy().reshape(-1, *grid)
-
-
 def draw_test_clip(
     models: Mapping[str, nn.Module],
     processor: VideoProcessor,
@@ -129,11 +122,8 @@ def draw_test_clip(
     if question is None:
         return
     clip = read_video(question.video, frames, size=processor.image_size)
-    grid, keeps = window_grid(processor.grid, processor.pool_width), {}
-    for name, model in models.items():
-        torch.manual_seed(seed)  # of the random policy
-        answer(model, processor, question.question, clip, question.options, max_new_tokens=1)
-        keeps[name] = keep_of(model, clip, grid)
+    grid = window_grid(processor.grid, processor.pool_width)
+    keeps = {name: kept_of(model, processor, clip, clip, seed=seed).keep for name, model in models.items()}
     evidence = evidence_windows(question.evidence, clip.timestamps, *grid).reshape(-1, *grid)
     title = f"{question.question} (evidence outlined)"
     picture = output_dir / "kept_generated.png"
@@ -154,11 +144,10 @@ def show_filmed_clip(
     except VideoError as error:
         print(f"no filmed clip: {error}")
         return
-    grid, keeps = window_grid(processor.grid, processor.pool_width), {}
+    keeps = {name: kept_of(model, processor, clip, clip, seed=seed).keep for name, model in models.items()}
     for name, model in models.items():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # of the random policy: what is drawn is what the answer rests on
         reply = answer(model, processor, FILMED_QUESTION, clip, FILMED_OPTIONS, max_new_tokens=4)
-        keeps[name] = keep_of(model, clip, grid)
         share = " ".join(f"{frame.mean():.0%}" for frame in keeps[name])
         print(f"{name} on {path.name}: {FILMED_QUESTION} {reply!r}; kept per frame {share}")
     drawn = draw_kept(picture.frames, keeps, output_dir / "kept_filmed.png", clip.timestamps, title=path.name)

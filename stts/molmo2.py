@@ -179,7 +179,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
             clips = (pixel_values_videos, video_token_pooling)
             videos = dict(zip(VIDEO_KEYS, (*clips, video_grids), strict=True))
             layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids, image_grids)
-        if not videos or not self._leaves_the_host(layout):
+        if not videos or not self._takes_our_path(layout):
             inputs = self._whole_inputs(input_ids, videos, images, visual)
         else:
             chosen = {"visual": visual, "window_scores": window_scores}
@@ -200,8 +200,8 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
             outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
 
-    def _leaves_the_host(self, layout: BatchLayout) -> bool:
-        """Whether videos take our path: where one loses a window, and on every device when they work in lockstep."""
+    def _takes_our_path(self, layout: BatchLayout) -> bool:
+        """Whether we encode the videos: where one loses a window, and on every device when they work in lockstep."""
         return self.model.prunes(layout) or bool(self.model.lockstep and self.stts.prune_ratio)
 
     def _whole_inputs(

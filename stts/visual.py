@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,3 @@ class VisualTokens:
                 f"visual holds {len(self.features)} tokens, the batch keeps {num_kept}: encode its videos anew, in "
                 "the order of its rows and with the model's present prune_ratio"
             )
-
-    def encoder_outputs(self) -> dict[str, BaseModelOutputWithPooling]:
-        """What transformers' Molmo2 takes in place of pixels, as mm_encoder_outputs."""
-        return {"video": BaseModelOutputWithPooling(pooler_output=(self.features,))}
