@@ -1,4 +1,7 @@
-"""Accuracy and evidence recall over the prune ratio, one line per policy: all cells together, then cell by cell."""
+"""Accuracy and evidence recall by policy: all cells together, then cell by cell.
+
+Lines over the prune ratio; where there is but one, a mark for each policy.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,21 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     cells = list(dict.fromkeys(row["cell"] for row in rows))
     panels = [(cells[0], "evidence_recall")] + [(cell, "accuracy") for cell in cells]
     height = -(-len(panels) // COLUMNS)
+    ratios = {row["prune_ratio"] for row in rows} - {0}
+    fill, xlabel = (_lines, "share of the windows dropped") if len(ratios) > 1 else (_marks, "share")
     fig, axes = plt.subplots(height, COLUMNS, figsize=(3 * COLUMNS, 2.8 * height), sharex=True, sharey=True)
     fig.set_layout_engine("constrained")
     flat = axes.flatten()
     for ax, (cell, key) in zip(flat, panels, strict=False):
-        _lines(ax, [row for row in rows if row["cell"] == cell], key)
+        fill(ax, [row for row in rows if row["cell"] == cell], key)
         ax.set_title(f"{LABELS[key]}: {cell}", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in flat[len(panels) :]:
         ax.set_axis_off()
-    fig.supxlabel("share of the windows dropped", fontsize=9)
+    fig.supxlabel(xlabel, fontsize=9)
     handles, labels = flat[1].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
+    if handles:
+        fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
@@ -58,3 +64,16 @@ def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
             label=policy,
         )
         ax.fill_between(ratios, low, high, color=color, alpha=0.1, linewidth=0)
+
+
+def _marks(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """A mark with its interval per policy, one below the other; what prunes nothing is also a level."""
+    for row in rows:
+        name = f"{row['policy']} {row['prune_ratio']:.0%}"
+        ax.plot(row[f"{key}_interval"], [name, name], color="C0", linewidth=1)
+        ax.plot(row[key], name, "o", color="C1" if row["policy"] == "scorer" else "C0", markersize=4)
+        if row["prune_ratio"] == 0:
+            ax.axvline(row[key], color="0.5", linestyle="--", linewidth=1)
+    if not ax.yaxis_inverted():  # shared
+        ax.invert_yaxis()
+    ax.tick_params("y", labelsize=7)

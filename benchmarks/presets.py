@@ -83,6 +83,16 @@ PRESETS = {
         },
         [11, 8],
     ),
+    "cpu-deep": _small(  # as deep as Molmo2-4B, a 40th of its widths
+        {**_heads(32, 1), "intermediate_size": 112, "num_hidden_layers": 25},
+        {
+            **_heads(64, 2),
+            "num_key_value_heads": 1,
+            "intermediate_size": 240,
+            "num_hidden_layers": 36,
+        },
+        [24, 18],
+    ),
     "molmo2_4b": _molmo2(2560, 9728),
     "molmo2_8b": _molmo2(4096, 12288),
 }
