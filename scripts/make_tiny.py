@@ -1,4 +1,7 @@
-"""python scripts/make_tiny.py: train the weights of model=tiny from nothing; --help explains every key."""
+"""python scripts/make_tiny.py [size=small]: train the weights of model=tiny, or those of model=small, from nothing.
+
+--help explains every key.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,25 @@ from stts.cli import from_dict, launch
 
 
 def main(config: dict[str, Any]) -> None:
-    """Train through the curriculum, score the result on held-out clips, put it into the package."""
+    """Train through the curriculum, score the result on held-out clips; put the tiny model into the package."""
     from stts.curriculum import Curriculum, run_curriculum
     from stts.data.synthetic import SyntheticSpec
     from stts.tiny_card import install, score
 
     names = [field.name for field in dataclasses.fields(Curriculum)]
     curriculum = from_dict(Curriculum, {name: config[name] for name in names})
+    if config["install"] and curriculum.size != "tiny":
+        raise ValueError(
+            f"install is true, but with size={curriculum.size} must be false: only tiny is shipped"
+        )
     output_dir = Path(config["output_dir"])
     folder = run_curriculum(curriculum, output_dir, lambda text: print(text, flush=True))
     spec = SyntheticSpec(**config["data"])
     results = score(folder, output_dir / "data", spec, output_dir / "scores")
     if config["install"]:
         print(f"installed in {install(folder, results, curriculum.seed)}")
+    else:
+        print(f"the model is in {folder}")
 
 
 if __name__ == "__main__":

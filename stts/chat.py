@@ -12,7 +12,7 @@ from .config import STTSConfig
 from .data.collator import Collator
 from .data.processing import VideoProcessor, multiple_choice_prompt
 from .data.video import Clip
-from .models import ModelSpec, load_model
+from .models import ModelSpec, default_device, load_model
 from .molmo2 import STTSMolmo2ForConditionalGeneration
 
 
@@ -27,7 +27,7 @@ def load(
     """
     spec = ModelSpec(name="tiny") if name == "tiny" else ModelSpec(path=name)
     model, processor = load_model(spec, STTSConfig(**settings))
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+    return model.to(device or default_device()), processor
 
 
 def answer(

@@ -25,6 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 USAGE_ERROR = 2
 """Exit status for a command that cannot be carried out as it was given."""
+GLOBAL = "# @package _global_"
+"""Hydra's first line of a file whose keys do not go below its group."""
+FILE_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""What a path may be wrong with that no check of the settings has found."""
 
 T = TypeVar("T")
 
@@ -33,7 +37,8 @@ def launch(task: Callable[[dict[str, Any]], int | None], config_name: str) -> No
     """Run a script: compose configs/<config_name>.yaml with the command line and call task with a plain dict.
 
     In a sweep (-m) task runs once for each combination. The process exits with what task returns; a
-    ValueError is printed as one message with exit status 2 (HYDRA_FULL_ERROR=1 shows where it came from).
+    ValueError, or a path that cannot be what it must be, is printed as one message with exit status 2
+    (HYDRA_FULL_ERROR=1 shows where it came from).
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(explain(config_name))
@@ -66,7 +71,7 @@ def _run_cleanly(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OmegaConfBaseException) as error:
+    except (ValueError, OmegaConfBaseException, *FILE_ERRORS) as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -86,10 +91,7 @@ def _known_keys(config_name: str) -> list[str]:
     known = [key for key, _, _ in documented_keys(text)]
     for group, _ in _default_groups(text):
         files = sorted((CONFIG_DIR / group).glob("*.yaml"))
-        known += [
-            group,
-            *(f"{group}.{key}" for file in files for key, _, _ in documented_keys(file.read_text())),
-        ]
+        known += [group, *(key for file in files for key, _, _ in _keys_of(group, file.read_text()))]
     return known
 
 
@@ -163,7 +165,7 @@ def explain(config_name: str) -> str:
             parts.append(f"  {file.stem:<20}  {' '.join(_header(file.read_text()))}")
         if (chosen := CONFIG_DIR / group / f"{default}.yaml").exists():
             parts.append(f"keys of {group}={default}:")
-            parts += _table((f"{group}.{key}", *rest) for key, *rest in documented_keys(chosen.read_text()))
+            parts += _table(_keys_of(group, chosen.read_text()))
     parts += [
         "",
         "-m runs every combination of comma-separated values; --cfg job prints the composed config.",
@@ -174,7 +176,7 @@ def explain(config_name: str) -> str:
 def _header(text: str) -> list[str]:
     """The comment a YAML file opens with, without Hydra's package line."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
-    return [line.lstrip("#")[1:] for line in lines if not line.startswith("# @package")]
+    return [line.lstrip("#")[1:] for line in lines if line != GLOBAL]
 
 
 def documented_keys(text: str) -> Iterator[tuple[str, str, str]]:
@@ -194,6 +196,12 @@ def documented_keys(text: str) -> Iterator[tuple[str, str, str]]:
             if value and path[0][1] not in ("defaults", "hydra"):
                 yield ".".join(name for _, name in path), value, f"{above} {beside}".strip()
         above = ""
+
+
+def _keys_of(group: str, text: str) -> Iterator[tuple[str, str, str]]:
+    """documented_keys of one file of a group, named as the command line names them."""
+    where = "" if text.startswith(GLOBAL) else f"{group}."
+    yield from ((where + key, *rest) for key, *rest in documented_keys(text))
 
 
 def _default_groups(text: str) -> list[tuple[str, str]]:

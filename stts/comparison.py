@@ -26,7 +26,7 @@ from .eval.config import EvalConfig
 from .eval.records import write_json
 from .eval.runner import evaluate
 from .eval.tasks.base import Question
-from .models import ModelSpec, find_folder, load_model
+from .models import ModelSpec, default_device, find_folder, load_model
 from .train import train
 from .train_config import LearningRates, TrainConfig
 from .visualize import draw_curves
@@ -114,7 +114,7 @@ def run_arm(
         return found["results"]
     with open(folder / "log.txt", "a") as log, redirect_stdout(log):
         model, processor = fine_tune(arm, recipe, spec, data, folder)
-        results = judge(arm, recipe, model, processor, questions, folder)
+        results = judge(arm, recipe, model.to(default_device()), processor, questions, folder)
     write_json(done, {"settings": settings, "results": results})
     return results
 
@@ -124,9 +124,9 @@ def fine_tune(
 ) -> tuple[nn.Module, VideoProcessor]:
     """The base model fine-tuned under one arm's settings; a finished run is loaded, not repeated."""
     torch.manual_seed(arm.seed)
-    model, processor = load_model(spec, arm.stts)
     if recipe.steps == 0:
-        return model.eval(), processor
+        return load_model(spec, arm.stts)
+    model, processor = load_model(spec.to_train(), arm.stts)
     settings = TrainConfig(
         max_steps=recipe.steps,
         batch_size=recipe.batch_size,
@@ -139,8 +139,7 @@ def fine_tune(
     )
     train(model, processor, training_examples(data, find_folder(spec), recipe.frames), settings, folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png")
-    model, _ = load_model(spec, arm.stts, folder / "model")
-    return model.eval(), processor
+    return load_model(spec, arm.stts, folder / "model")
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""How the weights of the tiny model are made: from random numbers to a model that answers about clips.
+"""How the weights of the tiny model, or a larger one, are made: from random numbers to answers about clips.
 
 1. *align*: vision and adapter learn to put each visual token where the words for what it shows are, from
    single frames.
@@ -9,7 +9,7 @@
 4. *everything*: all parts together, answers only.
 
 Frames travel the way they do everywhere else (file, decoder, processor), but are decoded once. A stage that
-is finished is found again; the same seed gives the same weights on the same machine.
+is finished is found again; the same seed gives the same weights on the same CPU.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from .data.processing import VideoProcessor
 from .data.questions import VALUES
 from .data.synthetic import make_synthetic
 from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss
+from .models import default_device
 from .once import make_once
 from .optim import build_optimizer, freeze, set_lr
 from .scenes import Conversation, Scene, load_scenes
+from .sizes import SIZES
 from .tiny import make_tiny
 from .train_config import TrainConfig
 
@@ -51,7 +53,7 @@ USED = (
     "min_lr_ratio",
     "max_grad_norm",
 )
-"""Settings of TrainConfig that a stage obeys."""
+"""Settings of TrainConfig that a stage obeys, beside mixed_precision and log_every."""
 TIME_LAYER, NAME_LAYER = 1, 2
 """LLM layers after which visual tokens should know their time, and names what they name."""
 
@@ -74,12 +76,15 @@ class Stage:
     def recorded(self) -> dict[str, Any]:
         """What the weights depend on, as plain values."""
         values = dataclasses.asdict(self)
-        return values | {"train": {name: values["train"][name] for name in USED}}
+        train = {name: values["train"][name] for name in USED}
+        if self.train.mixed_precision != "auto":
+            train["mixed_precision"] = self.train.mixed_precision
+        return values | {"train": train}
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """All settings of a run."""
+    """All settings of a run. Raises ValueError, naming the setting, for a size or a device that there is not."""
 
     align: Stage
     questions: Stage
@@ -89,6 +94,18 @@ class Curriculum:
     """Settings of the generated training clips (SyntheticSpec)."""
     seed: int = 0
     """Of the first weights and of the order of everything."""
+    size: str = "tiny"
+    """Which model: one of stts.sizes.SIZES."""
+    device: str | None = None
+    """"cpu", "cuda"; None: CUDA if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"size is {self.size!r}, must be one of {', '.join(SIZES)}")
+        if self.device not in (None, "cpu", "cuda"):
+            raise ValueError(f"device is {self.device!r}, must be cpu, cuda or null")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda', but torch finds none; null takes the CPU then")
 
 
 def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], None] = print) -> Path:
@@ -97,16 +114,17 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
     Stages that folder holds already, made with the same settings, are not run again.
     """
     folder = Path(folder)
-    settings = {"curriculum": VERSION, "seed": config.seed, "data": dict(config.data)}
+    sizes, device = SIZES[config.size], config.device or default_device()
+    settings = {"curriculum": VERSION, "seed": config.seed, "data": dict(config.data)} | sizes.recorded()
     data = make_synthetic(folder / "data", **config.data)
-    last, scenes = make_tiny(folder / "random", config.seed), None
+    last, scenes = make_tiny(folder / "random", config.seed, sizes), None
     for number, name in enumerate(("align", "questions", "letters", "everything")):
         stage = getattr(config, name)
         settings = settings | {name: stage.recorded()}
 
         def build(partial: Path, start: Path = last, stage: Stage = stage, number: int = number) -> None:
             nonlocal scenes
-            model = Molmo2ForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+            model = Molmo2ForConditionalGeneration.from_pretrained(start, dtype=torch.float32).to(device)
             processor = VideoProcessor.from_pretrained(start)
             scenes = scenes or load_scenes(data / "train.jsonl", processor)
             torch.manual_seed(config.seed)
@@ -121,7 +139,7 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
 
 
 class Run:
-    """A model in one stage."""
+    """A model in one stage, on the device where it is; clips and labels stay on the host until they are needed."""
 
     def __init__(
         self,
@@ -133,6 +151,8 @@ class Run:
         say: Callable[[str], None],
     ) -> None:
         self.model, self.scenes, self.stage, self.rng, self.say = model.train(), scenes, stage, rng, say
+        self.device = model.device
+        self.bf16 = stage.train.in_bf16(self.device.type)
         self.ids = WordIds.of(processor.tokenizer)
         self.conversation = Conversation(processor)
         self.collate = Collator(processor.pad_token_id)
@@ -153,7 +173,7 @@ class Run:
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             self.optimizer.step()
-            reported.append({name: float(value.detach()) for name, value in report.items()})
+            reported.append({name: value.detach() for name, value in report.items()})
             if (step + 1) % config.log_every == 0 or step + 1 == config.max_steps:
                 self.say(f"  step {step + 1} of {config.max_steps}: {_means(reported)}")
                 reported = []
@@ -168,6 +188,7 @@ class Run:
         for kind in VALUES:
             words = self.words(self.ids.kinds[kind])
             labels = torch.stack([scene.shown[kind][frame] for scene, frame in picked]).flatten()
+            labels = labels.to(self.device)
             part, report[kind] = word_loss(features, words, labels)
             nearest = nearest + nn.functional.pad(words, (0, 0, 0, 1))[labels]  # "nothing" is the origin
             loss = loss + part
@@ -186,7 +207,7 @@ class Run:
 
     def words(self, ids: Tensor) -> Tensor:
         """Embeddings of words, (V, D)."""
-        return self.model.get_input_embeddings().weight[ids]
+        return self.model.get_input_embeddings().weight[ids.to(self.device)]
 
     def answer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Conversations about some clips: answers, and what else the stage asks for."""
@@ -195,29 +216,31 @@ class Run:
         batch = self.collate([self.conversation(s, self.rng, self.stage.direct_share) for s in scenes])
         features = torch.stack([self._features(number) for number in numbers])  # (B, T*W, D)
         text = ("input_ids", "attention_mask", "mm_token_type_ids", "labels")
-        out = self.model(
-            **{key: batch[key] for key in text},
-            mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=tuple(features))},
-            output_hidden_states=True,
-            use_cache=False,
-        )
+        with self._autocast():
+            out = self.model(
+                **{key: batch[key].to(self.device) for key in text},
+                mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=tuple(features))},
+                output_hidden_states=True,
+                use_cache=False,
+            )
         loss, report = out.loss, {"loss": out.loss}
         if self.stage.times:
-            times, report["time"] = self._time_loss(out.hidden_states[TIME_LAYER], batch, scenes)
+            times, report["time"] = self._time_loss(out.hidden_states[TIME_LAYER].float(), batch, scenes)
             loss = loss + self.stage.times * times
         if self.stage.names:
-            names, report["names"] = self._name_loss(out.hidden_states[NAME_LAYER], batch, scenes)
+            names, report["names"] = self._name_loss(out.hidden_states[NAME_LAYER].float(), batch, scenes)
             loss = loss + self.stage.names * names
         return loss, report
 
     def _time_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
         """Visual tokens point at their third of the clip, and at both digits of their time alike."""
-        visual = hidden[batch["input_ids"] == self.model.config.image_patch_id]  # (B*T*W, D)
+        is_visual = batch["input_ids"] == self.model.config.image_patch_id
+        visual = hidden[is_visual.to(self.device)]  # (B*T*W, D)
         digits = self.words(self.ids.digits)
         words = {"time": self.words(self.ids.kinds["time"]), "seconds": digits, "tenths": digits}
         parts = []
         for key, rows in words.items():
-            labels = torch.cat([time_labels(scene.timestamps)[key] for scene in scenes])
+            labels = torch.cat([time_labels(scene.timestamps)[key] for scene in scenes]).to(self.device)
             parts.append(word_loss(visual, rows, labels.repeat_interleave(len(scenes[0].windows))))
         return sum(loss for loss, _ in parts), parts[0][1]
 
@@ -226,7 +249,7 @@ class Run:
         labels = [name_labels(row, scene.events, len(scene.timestamps), self.ids) for row, scene in rows]
         parts = []
         for kind in KINDS:
-            wanted = torch.stack([of_row[kind] for of_row in labels]).flatten()
+            wanted = torch.stack([of_row[kind] for of_row in labels]).flatten().to(self.device)
             words = self.words(self.ids.kinds[kind])
             parts.append(word_loss(hidden.flatten(0, 1), words, wanted, NOTHING_WEIGHT))
         return sum(loss for loss, _ in parts), sum(share for _, share in parts) / len(parts)
@@ -245,9 +268,15 @@ class Run:
         """uint8 patches (F, N, C), patches of each window (W, p * p) -> visual tokens (F, W, D)."""
         first = torch.arange(len(patches))[:, None, None] * patches.shape[1]
         grid = torch.tensor([[len(patches) * len(windows), 1, 0, 0]])
-        out = self.model.model.get_image_features(normalize(patches), (windows + first).flatten(0, 1), grid)
-        return out.pooler_output[0].unflatten(0, (len(patches), len(windows)))
+        given = (patches, (windows + first).flatten(0, 1), grid)
+        patches, pooling, grid = (tensor.to(self.device) for tensor in given)
+        with self._autocast():
+            out = self.model.model.get_image_features(normalize(patches), pooling, grid)
+        return out.pooler_output[0].float().unflatten(0, (len(patches), len(windows)))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def _means(reported: Sequence[Mapping[str, float]]) -> str:
-    return ", ".join(f"{name} {np.mean([r[name] for r in reported]):.3f}" for name in reported[0])
+    return ", ".join(f"{name} {np.mean([float(r[name]) for r in reported]):.3f}" for name in reported[0])

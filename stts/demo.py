@@ -23,7 +23,7 @@ from .data.spec import DataPaths
 from .eval.records import write_json
 from .eval.tasks.base import Question
 from .kept import kept_of
-from .models import ModelSpec, load_model
+from .models import ModelSpec, default_device, load_model
 from .visualize import draw_kept
 from .windows import window_grid
 
@@ -74,7 +74,8 @@ def run_demo(
     for arm in arms:
         if arm.stts.policy != "none":
             trained = output_dir / arm.name / "model" if recipe.steps else None
-            pruning[arm.name], processor = load_model(spec, arm.stts, trained)
+            model, processor = load_model(spec, arm.stts, trained)
+            pruning[arm.name] = model.to(default_device())
     if pruning:
         draw_test_clip(pruning, processor, questions, recipe.frames, output_dir, seed)
         show_filmed_clip(pruning, processor, recipe.frames, output_dir, seed)

@@ -1,4 +1,4 @@
-"""Models by name: the tiny one that comes with the package, released Molmo2 from the hub, any saved folder."""
+"""Models by name: this library's own, released Molmo2 from the hub, any saved folder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import STTSConfig
+from .sizes import SIZES
 
 if TYPE_CHECKING:
     from .data.processing import VideoProcessor
@@ -42,27 +43,33 @@ class ModelSpec:
     """Which weights to start from. Raises ValueError, naming the key, when a value makes no sense."""
 
     path: str | None = None
-    """A folder, or a hub id such as allenai/Molmo2-4B. None, for "tiny" only: what `pretrained` says."""
+    """A folder, or a hub id such as allenai/Molmo2-4B. None, for tiny and small only: what `pretrained` says."""
     name: str = "model"
-    """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. Else only a label."""
+    """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. "small": a larger
+    one, made by scripts/make_tiny.py size=small. Else only a label."""
     pretrained: bool = True
-    """tiny without a path: the weights that come with the package; False: random ones, in outputs/models."""
+    """Without a path: the weights that come with the package (tiny), or those in outputs/small (small); False: random
+    ones, in outputs/models."""
     dtype: str = "auto"
     """Of the weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, float32 elsewhere."""
     attn_implementation: str | None = None
     """Attention of the LLM: "sdpa", "eager", "block_sparse". None: "block_sparse" on CUDA, "sdpa" elsewhere."""
     seed: int = 0
-    """tiny: of its random weights."""
+    """tiny, small: of random weights."""
     lr: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rates that suit it, by part of the model: what train.lr refers to by default."""
 
     def __post_init__(self) -> None:
-        if not self.path and self.name != "tiny":
+        if not self.path and self.name not in SIZES:
             raise ValueError(
                 "model.path is empty: give a folder or a hub id, e.g. model.path=allenai/Molmo2-4B"
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype is {self.dtype!r}, must be one of {', '.join(DTYPES)}")
+
+    def to_train(self) -> ModelSpec:
+        """The same with float32 for "auto": an optimizer's small steps vanish in bfloat16 weights."""
+        return replace(self, dtype="float32") if self.dtype == "auto" else self
 
 
 def load_model(
@@ -86,7 +93,7 @@ def load_model(
     folder = find_folder(spec, checkpoint)
     start, *adapters = _adapted(folder)
     auto = "bfloat16" if torch.cuda.is_available() else "float32"
-    attention = choose_llm_attention(spec.attn_implementation, "cuda" if torch.cuda.is_available() else "cpu")
+    attention = choose_llm_attention(spec.attn_implementation, default_device())
     try:
         with quiet_transformers():
             model, loaded = STTSMolmo2ForConditionalGeneration.from_pretrained(
@@ -104,6 +111,13 @@ def load_model(
     downloaded = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
     model.name_or_path = spec.path if downloaded else str(folder.resolve())
     return model, VideoProcessor.from_pretrained(folder, pool_width=model.stts.pool_width)
+
+
+def default_device() -> str:
+    """The name of the device to compute on: "cuda" where there is one, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | N
     from .data.processing import VideoProcessor
 
     on_hub = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
-    if on_hub and spec.name != "tiny":
+    if on_hub and spec.name not in SIZES:
         return VideoProcessor.from_pretrained(spec.path, pool_width=stts.pool_width)
     return VideoProcessor.from_pretrained(find_folder(spec, checkpoint), pool_width=stts.pool_width)
 
@@ -136,8 +150,8 @@ def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None) -> Path:
     """The local folder that load_model loads, made or downloaded (or found in the hub's cache) if need be."""
     if checkpoint is not None:
         return check_folder(Path(checkpoint).expanduser(), "checkpoint")
-    if spec.name == "tiny":
-        return _tiny_folder(spec)
+    if spec.name in SIZES:
+        return _own_folder(spec)
     return _local(spec.path, "model.path")
 
 
@@ -163,17 +177,17 @@ def _adapted(folder: Path) -> list[Path]:
     return chain
 
 
-def _tiny_folder(spec: ModelSpec) -> Path:
-    """The weights of the package, or random ones, made if they are not there."""
-    from .tiny import make_tiny, shipped_folder
+def _own_folder(spec: ModelSpec) -> Path:
+    """Trained weights of one of our own models, or random ones, made if they are not there."""
+    from .tiny import make_tiny, trained_folder
 
     if spec.path is None and spec.pretrained:
-        return shipped_folder()
-    path = Path(spec.path or f"outputs/models/tiny-seed{spec.seed}").expanduser()
-    if (path / "config.json").exists():
+        return trained_folder(spec.name)
+    path = Path(spec.path or f"outputs/models/{spec.name}-seed{spec.seed}").expanduser()
+    if (path / "config.json").exists() or (spec.name != "tiny" and spec.pretrained):
         return check_folder(path, "model.path")
     with quiet_transformers():
-        return make_tiny(path, spec.seed)
+        return make_tiny(path, spec.seed, SIZES[spec.name])
 
 
 def download(hub_id: str) -> Path:

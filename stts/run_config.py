@@ -109,9 +109,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> RunConfig:
         """From the composed config. Raises ValueError naming a key that is unknown or out of range."""
-        model = from_dict(ModelSpec, config["model"], "model")
-        if model.dtype == "auto":  # an optimizer's small steps vanish in bfloat16 weights
-            model = dataclasses.replace(model, dtype="float32")
+        model = from_dict(ModelSpec, config["model"], "model").to_train()
         pruning = {key: config[key] for key in ("prune_ratio", "policy")}
         video = from_dict(VideoConfig, {"frames": config["frames"], **config["video"]})
         benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")

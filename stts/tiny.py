@@ -2,7 +2,7 @@
 
 It fits the clips of stts.data.synthetic: 72 px frames of 9 x 9 patches, 9 windows of 3 x 3. Six ViT blocks
 leave room for the whole method: scores after block 3, key bias in block 4, block 5 on kept patches only,
-features of blocks 5 and 4 for the adapter.
+features of blocks 5 and 4 for the adapter. The same code makes larger ones (stts/sizes.py).
 
 `shipped_folder` holds trained weights (stts/curriculum.py says how they were made); `make_tiny` writes random
 ones, chosen to learn on a CPU. Keys start as copies of the queries: from the first step on, attention looks for
@@ -29,6 +29,7 @@ from transformers import (
 
 from .data import synthetic
 from .once import make_once
+from .sizes import HEAD_DIM, TINY, Sizes
 
 VERSION = 2
 """Raise it when the same seed would give another model: folders of other versions are made anew."""
@@ -96,22 +97,41 @@ def shipped_folder() -> Path:
     return SHIPPED
 
 
-def make_tiny(folder: str | Path, seed: int = 0) -> Path:
+def trained_folder(size: str) -> Path:
+    """The trained weights of a size, by name: tiny's come with the package, a larger one's are in outputs/<size>.
+
+    Raises ValueError, saying what makes them, where they are not there.
+    """
+    if size == "tiny":
+        return shipped_folder()
+    folder = Path("outputs", size, "everything")
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"the weights of model={size} are not in {folder}: make them, on a GPU, with "
+            f"`python scripts/make_tiny.py size={size}`, say where they are with model.path=DIR, or take random ones "
+            "with model.pretrained=false"
+        )
+    return folder
+
+
+def make_tiny(folder: str | Path, seed: int = 0, sizes: Sizes = TINY) -> Path:
     """Write the tiny model with random weights: config.json, model.safetensors, tokenizer, chat template.
+
+    sizes: those of another model to write in its place.
 
     The same seed gives the same weights, byte for byte; a folder made with it earlier is returned as it is.
     Raises ValueError for a negative seed and when the folder holds other files.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}, must be 0 or more")
-    settings = {"tiny": VERSION, "words": synthetic.VERSION, "seed": seed}
-    return make_once(folder, settings, lambda partial: _write_model(partial, seed))
+    settings = {"tiny": VERSION, "words": synthetic.VERSION, "seed": seed} | sizes.recorded()
+    return make_once(folder, settings, lambda partial: _write_model(partial, seed, sizes))
 
 
-def _write_model(folder: Path, seed: int) -> None:
+def _write_model(folder: Path, seed: int, sizes: Sizes) -> None:
     tokenizer = build_tokenizer([*synthetic.vocabulary_texts(), "user", "assistant"])
     with torch.random.fork_rng(devices=[]):  # building it draws weights that are not kept
-        model = Molmo2ForConditionalGeneration(tiny_config(tokenizer))
+        model = Molmo2ForConditionalGeneration(build_config(tokenizer, sizes))
     _initialise(model, torch.Generator().manual_seed(seed))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id)
@@ -150,29 +170,28 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
-    """Sizes of the tiny model; the numbers of its special tokens are the tokenizer's."""
+def build_config(tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> Molmo2Config:
+    """A Molmo2 of these sizes; the numbers of its special tokens are the tokenizer's."""
     token = tokenizer.convert_tokens_to_ids
-    vision = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
-    text = {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 32}
+    vision, text = _attention(sizes.vision_width), _attention(sizes.llm_width)
     return Molmo2Config(
         vision_config={
             **vision,
-            "intermediate_size": 128,
-            "num_hidden_layers": 6,
-            "image_size": [72, 72],
-            "patch_size": 8,
+            "intermediate_size": sizes.vision_mlp,
+            "num_hidden_layers": sizes.vision_blocks,
+            "image_size": [sizes.image, sizes.image],
+            "patch_size": sizes.patch,
         },
         adapter_config={
             **vision,
-            "intermediate_size": 192,
-            "text_hidden_size": text["hidden_size"],
-            "vision_feature_layer": [5, 4],
+            "intermediate_size": sizes.llm_mlp,
+            "text_hidden_size": sizes.llm_width,
+            "vision_feature_layer": list(sizes.features),
         },
         text_config={
             **text,
-            "intermediate_size": 192,
-            "num_hidden_layers": 3,
+            "intermediate_size": sizes.llm_mlp,
+            "num_hidden_layers": sizes.llm_layers,
             "vocab_size": token(EXTRA_TOKENS[0]),
             "additional_vocab_size": len(EXTRA_TOKENS),
             "max_position_embeddings": tokenizer.model_max_length,
@@ -188,6 +207,16 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def _attention(width: int) -> dict[str, int]:
+    heads = width // HEAD_DIM
+    return {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": HEAD_DIM,
+    }
 
 
 @torch.no_grad()

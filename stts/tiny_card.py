@@ -1,4 +1,4 @@
-"""The tiny model as it goes into the package: its scores on held-out clips and its card."""
+"""What a made model scores on held-out clips; the tiny one as it goes into the package, with its card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .eval.report import print_results
 from .eval.runner import evaluate
 from .eval.tasks.base import BenchmarkSpec, Question
 from .eval.tasks.data import load_test_rows
-from .models import ModelSpec, load_model
+from .models import ModelSpec, default_device, load_model
 from .once import MARKER
 from .tiny import SHIPPED
 
@@ -67,6 +67,7 @@ def score(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> di
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the scorer, which nothing asks here: a second run finds the same model
         model, processor = load_model(ModelSpec(str(folder)), STTSConfig(prune_ratio=0.0))
+    model.to(default_device())
     files = {"annotations": str(data / "train.jsonl"), "test_annotations": str(data / "test.jsonl")}
     questions = load_test_rows(BenchmarkSpec("synthetic", "data", data={"name": "jsonl", **files}))
     asking = EvalConfig("synthetic", MAX_FRAMES, progress=False)

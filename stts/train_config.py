@@ -74,7 +74,7 @@ class TrainConfig:
     max_steps: int = 200
     """Optimizer steps of the whole run."""
     epochs: float | None = None
-    """Passes over the training data, in place of max_steps."""
+    """Passes over the training data, in place of max_steps; not with pack_buffer."""
     batch_size: int = 8
     """Examples of one forward pass on one device."""
     max_tokens: int | None = None
@@ -180,10 +180,12 @@ class TrainConfig:
             self.loss_weight,
             "must be token or example",
         )
+        check(self.epochs is None or self.epochs > 0, "epochs", self.epochs, "must be above 0 or null")
         check(
-            self.epochs is None or (self.epochs > 0 and not self.pack_buffer), "epochs", self.epochs,
-            "must be above 0 or null; with pack_buffer set train.max_steps: scripts/check_data.py says how many "
-            "steps an epoch takes",
+            self.epochs is None or not self.pack_buffer, "epochs", self.epochs,
+            "must be null with train.pack_buffer, which fills rows whose number is not known beforehand: run "
+            "scripts/check_data.py with these settings and train.epochs=null, and set train.max_steps to the epochs "
+            "wanted times the steps of an epoch that it prints",
         )  # fmt: skip
         check(
             self.schedule in ("cosine", "constant"), "schedule", self.schedule, "must be cosine or constant"
@@ -230,6 +232,10 @@ class TrainConfig:
         examples_per_step = self.batch_size * self.grad_accumulation * num_processes
         steps = math.ceil(self.epochs * num_examples / examples_per_step - 1e-9)
         return dataclasses.replace(self, max_steps=max(1, steps))
+
+    def in_bf16(self, device: str) -> bool:
+        """Whether forward passes on this kind of device, "cuda" or another, are in bf16."""
+        return self.mixed_precision == "bf16" or (self.mixed_precision == "auto" and device == "cuda")
 
     @property
     def rates(self) -> LearningRates:

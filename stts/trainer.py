@@ -73,8 +73,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.is_main = self.accelerator.is_main_process
         self.is_distributed = self.accelerator.num_processes > 1
-        on_cuda = self.device.type == "cuda"
-        self.bf16 = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and on_cuda)
+        self.bf16 = config.in_bf16(self.device.type)
 
         self.plain_model = model
         self.model = prepare(model, config, self.accelerator, self.bf16)

@@ -68,6 +68,7 @@ def test_models_have_names_paths_and_rates_of_their_own():
         "molmo2_4b": "allenai/Molmo2-4B",
         "molmo2_8b": "allenai/Molmo2-8B",
         "molmo2_o_7b": "allenai/Molmo2-O-7B",
+        "small": None,  # what scripts/make_tiny.py size=small leaves
         "tiny": None,  # the weights of the package
     }
     assert all(run.model.name == name for name, run in runs.items())
@@ -128,6 +129,8 @@ def test_help_explains_every_key():
         assert len(meaning) > 8 or key.startswith("train.lr."), key
     for name in (*MODELS, "videomme", "jsonl", "quick", "molmo2_4b_video_50"):
         assert name in explained
+    assert "  arms " in explain("accuracy")  # as it is set: preset= is no part of its keys' names
+    assert "preset.arms" not in explain("accuracy")
 
 
 def test_documented_keys_reads_nested_keys_and_both_kinds_of_comments():
