@@ -12,6 +12,7 @@ from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.tasks import BenchmarkSpec
 from stts.models import ModelSpec, find_folder, load_model
+from stts.relaunch import start_all_processes
 from stts.settings import write_settings
 
 
@@ -39,6 +40,8 @@ def main(config: dict[str, Any]) -> int | None:
     from stts.trainer import join_processes
 
     processes = join_processes()
+    if processes.num_processes > 1:
+        processes.print(f"{processes.num_processes} processes")
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(model_spec, stts, config["checkpoint"])
     model.to(processes.device)
@@ -59,4 +62,5 @@ def main(config: dict[str, Any]) -> int | None:
 
 
 if __name__ == "__main__":
+    start_all_processes()
     launch(main, "eval")

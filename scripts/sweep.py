@@ -8,9 +8,11 @@ from typing import Any
 from stts.cli import from_dict, launch
 from stts.config import STTSConfig
 from stts.eval.config import warn_if_untrained
+from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
 from stts.eval.sweep import SweepConfig, cell_config, finish_sweep, made_of
 from stts.models import ModelSpec, find_folder, load_model
+from stts.relaunch import start_all_processes
 from stts.settings import write_settings
 
 
@@ -34,12 +36,14 @@ def main(config: dict[str, Any]) -> None:
     from stts.trainer import join_processes
 
     processes = join_processes()
+    if processes.num_processes > 1:
+        processes.print(f"{processes.num_processes} processes")
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(spec, pruning[0], config["checkpoint"])
     model.to(processes.device)
     costs = []
     for run, cell, stts in zip(runs, cells, pruning, strict=True):
-        processes.print(f"{cell['frames']} frames, {stts.policy}, {stts.prune_ratio:.0%} dropped")
+        processes.print(name_cell(cell["frames"], stts.prune_ratio, stts.policy))
         model.stts = model.stts.replace(prune_ratio=stts.prune_ratio, policy=stts.policy)
         if processes.is_main_process:
             write_settings(run.folder, cell)
@@ -53,4 +57,5 @@ def main(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    start_all_processes()
     launch(main, "sweep")

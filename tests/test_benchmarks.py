@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from miniatures import MINIATURES, come_out, write_file, write_miniature
 from omegaconf import OmegaConf
 
+import stts.eval.watching as watching
 from stts.cli import CONFIG_DIR, from_dict
 from stts.data import VideoProcessor, read_video, write_video
 from stts.eval.config import EvalConfig
@@ -25,6 +27,7 @@ from stts.eval.plan import folder_of, one_by_one
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
 from stts.eval.watching import read_clip
+from stts.molmo2_backbone import STTSMolmo2Model, STTSVisionModel
 
 pytest.importorskip("pyarrow")
 
@@ -254,7 +257,8 @@ def test_everything_that_is_missing_is_listed(
     assert str(tmp_path / "videos/vid_2.mp4") in text
     assert f"the first is {tmp_path / 'subtitles/vid_1_en.json'}" in text
     assert "vid_1.mp4" not in text
-    assert f"hf download longvideobench/LongVideoBench --repo-type dataset --local-dir {tmp_path}" in text
+    at = f"longvideobench/LongVideoBench --repo-type dataset --revision {spec.revision}"
+    assert f"hf download {at} --local-dir {tmp_path}" in text
     for path in [*miniature.files, *miniature.videos()]:
         (tmp_path / path).unlink(missing_ok=True)
     assert str(tmp_path / "lvb_val.json") in what_is_missing(spec)
@@ -365,6 +369,16 @@ def run_script(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -
     return module.main(config)
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: Counter) -> None:
+    real = getattr(owner, name)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls[name] += 1
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
 def overrides_for(name: str, where: str, root: Path, more: dict[str, Any]) -> list[str]:
     settings = {"data_root": root / name, "num_questions": "null", **more}
     return [f"{where}.{key}={value}" for key, value in settings.items()]
@@ -409,7 +423,21 @@ class TestScript:
                 prompts.append(messages[0]["content"]) or asked(self, messages, *rest, **options)
             ),
         )
+        calls = Counter()
+        for owner, name in (
+            (watching, "read_video"),
+            (STTSVisionModel, "embed_patches"),
+            (STTSMolmo2Model, "get_video_features"),  # of videos too short to lose anything
+        ):
+            count_calls(monkeypatch, owner, name, calls)
         assert run_script(tmp_path, monkeypatch, *overrides) is None
+        clips = {
+            (name, question["video"], question.get("start"), question.get("end"))
+            for name in MINIATURES
+            for question in MINIATURES[name]().questions
+        }
+        assert len(clips) < sum(len(MINIATURES[name]().questions) for name in MINIATURES)
+        assert calls["read_video"] == calls["embed_patches"] + calls["get_video_features"] == len(clips)
         folders = {name: tmp_path / "outputs/eval" / name / "tiny-temporal-0.5-f4" for name in MINIATURES}
         results = {name: json.loads((folders[name] / "results.json").read_text()) for name in folders}
         for name in MINIATURES:

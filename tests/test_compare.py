@@ -47,7 +47,7 @@ def make_records(right: list[bool], **changes: Any) -> list[dict[str, Any]]:
 def make_run(folder: Path, records: list[dict[str, Any]], **settings: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "predictions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    settings = {"benchmark": "own", "policy": "scorer", "prune_ratio": 0.5} | settings
+    settings = {"benchmark": "own", "policy": "scorer", "prune_ratio": 0.5, "frames": 8} | settings
     write_json(folder / "results.json", summarize(records, settings))
     return folder
 
@@ -74,7 +74,8 @@ def test_differences_are_second_minus_first(tmp_path: Path, answers: tuple[list[
     assert found["difference"] == pytest.approx((only_second - only_first) / 60)
     assert found["p_value"] == mcnemar_exact(only_first, only_second)
     change = np.subtract(second, first, dtype=float)
-    interval = mean_intervals(change, [i // 2 for i in range(60)])[0]
+    order = sorted(range(60), key=str)  # that of the ids
+    interval = mean_intervals(change[order], [i // 2 for i in order])[0]
     assert found["interval"] == pytest.approx(interval.tolist(), abs=1e-6)
     of_a = np.arange(60) % 3 == 0
     assert found["by_group"]["category"]["a"]["difference"] == pytest.approx(change[of_a].mean())
@@ -148,6 +149,9 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path, answers: tuple[list[bo
     lost = make_run(tmp_path / "lost", records)
     (lost / "predictions.jsonl").write_text(json.dumps(records[0]) + "\n")
     with pytest.raises(ValueError, match=r"lost has 1 predictions, results\.json is about 60"):
+        compare_runs(a, lost)
+    (lost / "results.json").write_text('{"benchmark": "own"')
+    with pytest.raises(ValueError, match=r"lost is not an evaluation that can be read \(JSONDecodeError"):
         compare_runs(a, lost)
     (tmp_path / "group").mkdir()
     write_json(tmp_path / "group/results.json", {"benchmark": "all", "accuracy": {}})

@@ -108,6 +108,18 @@ def test_names_tell_what_differs_and_no_more(tmp_path):
     assert names[2].endswith(str(tmp_path / "c"))
 
 
+def test_what_belongs_to_a_benchmark_tells_no_runs_apart(tmp_path):
+    """A run over several benchmarks has one name, whatever these are asked with: one row of the overview."""
+    for name, subtitles in (("plain", False), ("said", True)):
+        edition = {"subtitles": subtitles, "repo": name, "revision": name, "seed": 0}
+        write_run(tmp_path / name, half(4), benchmark=name, **edition)
+    assert set(name_runs(find_runs([tmp_path]))) == {"scorer 50%, 8 frames"}
+    write_run(tmp_path / "silent", half(4), benchmark="said", **edition | {"subtitles": False})
+    names = name_runs(find_runs([tmp_path / "said", tmp_path / "silent", tmp_path / "plain"]))
+    silent = "scorer 50%, 8 frames, subtitles False"
+    assert names == ["scorer 50%, 8 frames, subtitles True", silent, silent]
+
+
 def test_differences_are_paired_and_need_the_same_questions(tmp_path):
     before, after = half(20), [True] * 12 + half(8)
     write_run(tmp_path / "before", before, policy="none", prune_ratio=0.0)
@@ -261,6 +273,7 @@ def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, ca
         (["runs=[run]", "examples=-1"], "examples is -1"),
         (["runs=[run]", "examples=0", "names=[a,b]"], "names has 2 entries"),
         (["runs=[run]", "examples=1"], r"config\.yaml is missing"),
+        (["runs=[run]", "examples=0", "output_dir=run/results.json"], "File exists: 'run/results.json'"),
     ],
 )
 def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, arguments, message):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -194,7 +195,8 @@ def test_a_sweep_is_evaluated_measured_drawn_and_resumed(monkeypatch, tmp_path, 
         "frames=[2,4]",
         "prune_ratio=[0,0.5]",
         "policy=[temporal]",
-        "eval.limit=3",
+        "eval.limit=5",  # about both clips, so that two processes have something to do
+        "eval.batch_size=1",
         "sweep.cost_videos=1",
         "sweep.cost_repeats=1",
     ]
@@ -225,6 +227,22 @@ def test_a_sweep_is_evaluated_measured_drawn_and_resumed(monkeypatch, tmp_path, 
     before = cost.read_text()
     assert run(monkeypatch, tmp_path, *arguments, "sweep.cost_repeats=2") == 0
     assert cost.read_text() != before
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    command = [*launcher, SCRIPT, *arguments, "output_dir=pair"]
+    pair = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert pair.returncode == 0, pair.stderr
+    assert pair.stdout.count("2 processes") == pair.stdout.count("written to pair/sweep.json") == 1
+    assert timeless(json.loads((tmp_path / "pair/sweep.json").read_text())) == timeless(summary)
+    for results in folder.glob("*/results.json"):
+        assert (tmp_path / "pair" / results.relative_to(folder)).read_bytes() == results.read_bytes()
+
+
+def timeless(summary: dict) -> dict:
+    """What a sweep found, apart from what the clock had a part in."""
+    cells = [cell | {"cost": cell["cost"] | {"seconds": 0, "measured": 0}} for cell in summary["cells"]]
+    trades = [trade for trade in summary["trades"] if trade["by"] != "seconds"]
+    frontier = summary["frontier"]["visual_tokens"]
+    return summary | {"cells": cells, "trades": trades, "frontier": frontier}
 
 
 @pytest.mark.parametrize(

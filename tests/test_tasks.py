@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from huggingface_hub._local_folder import write_download_metadata
 from hydra import compose, initialize_config_dir
+from miniatures import MINIATURES
 from omegaconf import OmegaConf
 
 from stts.cli import CONFIG_DIR, from_dict
+from stts.eval.records import Records, check_settings
 from stts.eval.tasks import BenchmarkSpec, Fields, Question
-from stts.eval.tasks.registry import LOADERS, load_questions, provenance
+from stts.eval.tasks.registry import LOADERS, load_questions, provenance, what_is_missing
 from stts.eval.tasks.table import missing_files
 
 VIDEOMME_ROW = {
@@ -105,7 +110,8 @@ class TestVideoMME:
         text = str(error.value)
         assert str(Path(spec.data_root, "videomme/test-00000-of-00001.parquet")) in text
         assert str(Path(spec.data_root, "data/{videoID}.mp4")) in text
-        assert f"hf download lmms-eval/Video-MME --repo-type dataset --local-dir {spec.data_root}" in text
+        at = f"lmms-eval/Video-MME --repo-type dataset --revision {spec.revision}"
+        assert f"hf download {at} --local-dir {spec.data_root}" in text
         assert "benchmark.data_root=" in text
 
     def test_missing_videos_are_named(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
@@ -362,7 +368,7 @@ class TestLookup:
 class TestHub:
     """Annotations from the Hugging Face Hub, with a Hub that is a folder."""
 
-    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+    COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 
     @pytest.fixture
     def spec(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkSpec:
@@ -372,48 +378,104 @@ class TestHub:
             self.asked.append({"repo": repo, "name": name, **options})
             if "gone" in repo:
                 raise OSError("no such repository\nmore about it")
-            rows = [{"question": "Q?", "options": ["x", "y"], "answer": "A"}]
-            return str(write_rows(Path(options["local_dir"], name), rows))
+            path = self.write(options["local_dir"], name)
+            write_download_metadata(options["local_dir"], name, options["revision"], "etag")
+            return str(path)
 
         monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
         touch(tmp_path / "v.mp4")
         fields = Fields(video="v.mp4")
         return BenchmarkSpec("own", "table", str(tmp_path), "a/rows.jsonl", repo="me/own", fields=fields)
 
+    @staticmethod
+    def write(root: Path, name: str) -> Path:
+        return write_rows(Path(root, name), [{"question": "Q?", "options": ["x", "y"], "answer": "A"}])
+
     def test_a_pinned_commit_is_fetched_once(self, spec: BenchmarkSpec) -> None:
         pinned = dataclasses.replace(spec, revision=self.COMMIT)
         assert len(load_questions(pinned)) == len(load_questions(pinned)) == 1
         expected = {"repo": "me/own", "name": "a/rows.jsonl", "repo_type": "dataset", "revision": self.COMMIT}
         assert self.asked == [expected | {"local_dir": Path(spec.data_root)}]
-        assert provenance(pinned)["revision"] == self.COMMIT
+        assert (provenance(pinned)["repo"], provenance(pinned)["revision"]) == ("me/own", self.COMMIT)
 
     def test_without_a_commit_nothing_is(self, spec: BenchmarkSpec) -> None:
         spec = dataclasses.replace(spec, how_to_get="hf download {at} --local-dir {data_root}")
         with pytest.raises(ValueError, match="needs files that are not there") as error:
             load_questions(spec)
-        assert self.asked == []
         assert f"hf download me/own --repo-type dataset --local-dir {spec.data_root}" in str(error.value)
         pinned = dataclasses.replace(spec, revision=self.COMMIT)
-        assert f"hf download me/own --repo-type dataset --revision {self.COMMIT} " in missing_files(
-            pinned, []
-        )
+        assert f"hf download me/own --repo-type dataset --revision {self.COMMIT} " in what_is_missing(pinned)
+        assert self.asked == [], "nor to say what is missing"
 
     def test_what_the_hub_does_not_give_is_named(self, spec: BenchmarkSpec) -> None:
         gone = dataclasses.replace(spec, repo="me/gone", revision=self.COMMIT)
         message = f"a/rows.jsonl cannot be fetched from me/gone at {self.COMMIT}: no such repository\n"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"{message}benchmark own needs files") as error:
             load_questions(gone)
+        assert f"{spec.data_root}/v.mp4  (videos)" in str(error.value)
+
+    def test_results_name_the_commit_that_files_really_are_of(self, spec: BenchmarkSpec) -> None:
+        """Of files that were there before, as `hf download` notes it beside them; None where nothing does."""
+        path = self.write(Path(spec.data_root), "a/rows.jsonl")
+        pinned = dataclasses.replace(spec, revision=self.COMMIT)
+        assert provenance(pinned)["revision"] is None, "put there by hand: nobody knows"
+        write_download_metadata(Path(spec.data_root), "a/rows.jsonl", self.OTHER, "etag")
+        assert provenance(spec)["revision"] == self.OTHER
+        message = f"{path} was downloaded at commit {self.OTHER}, benchmark.revision is {self.COMMIT}: remove"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_questions(pinned)
+        later = path.stat().st_mtime + 60
+        os.utime(path, (later, later))
+        assert provenance(spec)["revision"] is None, "changed since"
+        note = Path(spec.data_root, ".cache/huggingface/download/a/rows.jsonl.metadata")
+        note.write_text("no note\n")
+        assert provenance(pinned)["revision"] is None
+        assert len(load_questions(pinned)) == 1
+        assert self.asked == []
+
+    def test_a_run_goes_on_with_the_same_commit_only(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+        self.write(Path(spec.data_root), "a/rows.jsonl")
+        write_download_metadata(Path(spec.data_root), "a/rows.jsonl", self.COMMIT, "etag")
+        Records(tmp_path / "out", provenance(spec)).append([{"id": "0"}])
+        check_settings(tmp_path / "out", provenance(spec))
+        write_download_metadata(Path(spec.data_root), "a/rows.jsonl", self.OTHER, "etag")
+        message = f"revision is '{self.COMMIT}' there and '{self.OTHER}' now; choose another output_dir"
+        with pytest.raises(ValueError, match=message):
+            check_settings(tmp_path / "out", provenance(spec))
+
+    def test_files_of_several_commits_are_of_none(self, spec: BenchmarkSpec) -> None:
+        spec = dataclasses.replace(spec, annotations=("a.jsonl", "b.jsonl"))
+        for name, commit in zip(spec.annotations, (self.COMMIT, self.OTHER), strict=True):
+            self.write(Path(spec.data_root), name)
+            write_download_metadata(Path(spec.data_root), name, commit, "etag")
+        assert provenance(spec)["revision"] is None
+        write_download_metadata(Path(spec.data_root), "b.jsonl", self.COMMIT, "etag")
+        assert provenance(spec)["revision"] == self.COMMIT
+
+    def test_a_snapshot_of_the_cache_tells_its_commit(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+        snapshot = tmp_path / "hub/datasets--me--own/snapshots" / self.COMMIT
+        blob = self.write(tmp_path / "hub/datasets--me--own/blobs", "1")
+        (snapshot / "a").mkdir(parents=True)
+        (snapshot / "a/rows.jsonl").symlink_to(blob)
+        (tmp_path / "link").symlink_to(snapshot)
+        for root in (snapshot, tmp_path / "link"):
+            cached = dataclasses.replace(spec, data_root=str(root))
+            assert provenance(cached)["revision"] == self.COMMIT
+        with pytest.raises(ValueError, match=f"downloaded at commit {self.COMMIT}"):
+            load_questions(dataclasses.replace(cached, revision=self.OTHER))
 
     @pytest.mark.parametrize("revision", ["main", "v1.0", "0123456", ""])
     def test_what_may_move_is_no_revision(self, revision: str) -> None:
         with pytest.raises(ValueError, match=r"benchmark\.revision is .*, must be a commit, 40 hexadecimal"):
             BenchmarkSpec("own", revision=revision)
 
-    @pytest.mark.parametrize("name", ["videomme_subtitle", "mvbench"])
-    def test_the_benchmarks_can_be_pinned(self, name: str) -> None:
+    @pytest.mark.parametrize("name", [name for name in MINIATURES if name != "tomato"])
+    def test_the_benchmarks_are_pinned(self, name: str) -> None:
+        spec = benchmark(name)
+        assert f"hf download {spec.repo} --repo-type dataset --revision {spec.revision} " in missing_files(
+            spec, []
+        )
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("eval", [f"benchmark={name}", f"benchmark.revision={self.COMMIT}"])
+            config = compose("eval", [f"benchmark={name}", f"benchmark.revision={self.OTHER}"])
         spec = from_dict(BenchmarkSpec, OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
-        assert spec.revision == self.COMMIT
-        assert benchmark(name).revision is None
-        assert f"{spec.repo} --repo-type dataset --revision {self.COMMIT}" in missing_files(spec, [])
+        assert spec.revision == self.OTHER

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .records import read_predictions
+from .records import prediction_files
 from .report import label_groups
-from .statistics import mcnemar_exact, mean_intervals
+from .runs import EvaluatedRun, read_run
+from .statistics import group_intervals, mcnemar_exact
 
 Record = Mapping[str, Any]
 SAME = ("question", "options", "answer")
@@ -29,12 +29,10 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
     exact test, which takes questions for independent. Raises ValueError for a folder that is no finished run, and
     where the runs were not asked the same.
     """
-    runs = [_read_run(Path(folder)) for folder in (first, second)]
-    (a, of_a), (b, of_b) = runs
-    if a["benchmark"] != b["benchmark"]:
-        raise ValueError(
-            f"{first} is about {a['benchmark']}, {second} about {b['benchmark']}: must be the same"
-        )
+    a, b = (_read_finished(Path(folder)) for folder in (first, second))
+    if a.benchmark != b.benchmark:
+        raise ValueError(f"{first} is about {a.benchmark}, {second} about {b.benchmark}: must be the same")
+    of_a, of_b = ({record["id"]: record for record in run.records} for run in (a, b))
     _check_same(of_a, of_b, first, second)
     pairs = [(record, of_b[name]) for name, record in of_a.items()]
     right = np.array([[one["correct"], other["correct"]] for one, other in pairs], dtype=np.float64)
@@ -45,30 +43,24 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
         by_group.setdefault(kind, {})[label] = part
     only = int((right[:, 0] > right[:, 1]).sum()), int((right[:, 1] > right[:, 0]).sum())
     return {
-        "benchmark": a["benchmark"],
+        "benchmark": a.benchmark,
         "runs": [str(first), str(second)],
         **whole,
         "only_first": only[0],
         "only_second": only[1],
         "p_value": mcnemar_exact(*only),
-        "unparsed": [run["unparsed"] for run, _ in runs],
+        "unparsed": [run.results["unparsed"] for run in (a, b)],
         "by_group": by_group,
-        "settings": {key: [a["settings"].get(key), b["settings"].get(key)] for key in _differing(a, b)},
+        "settings": {key: [a.settings.get(key), b.settings.get(key)] for key in _differing(a, b)},
     }
 
 
-def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Record]]:
-    """results.json, and the predictions that it is about."""
-    path = folder / "results.json"
-    if not path.is_file():
+def _read_finished(folder: Path) -> EvaluatedRun:
+    if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} holds no finished evaluation: there is no results.json")
-    results, records = json.loads(path.read_text(encoding="utf-8")), read_predictions(folder)
-    if "n" not in results:
+    if not prediction_files(folder):
         raise ValueError(f"{folder} is a group of benchmarks: compare them one by one")
-    first = dict(list(records.items())[: results["n"]])  # those of a longer run follow
-    if len(first) != results["n"]:
-        raise ValueError(f"{folder} has {len(first)} predictions, results.json is about {results['n']}")
-    return results, first
+    return read_run(folder)
 
 
 def _check_same(
@@ -92,24 +84,21 @@ def _differences(
 ) -> list[dict[str, Any]]:
     """right: (n, 2), 1 where a run is right. Of all questions and then of each group of places."""
     places = [list(range(len(right))), *groups]
-    members = np.zeros((len(right), len(places)), bool)
-    for column, part in enumerate(places):
-        members[part, column] = True
-    intervals = mean_intervals(right[:, 1] - right[:, 0], videos, members).tolist()
+    intervals = group_intervals(right[:, 1] - right[:, 0], videos, groups)
     return [
         {
             "n": len(part),
             "accuracy": right[part].mean(0).tolist(),
             "difference": float((right[part, 1] - right[part, 0]).mean()),
-            "interval": [round(end, 6) for end in interval],
+            "interval": interval,
         }
         for part, interval in zip(places, intervals, strict=True)
     ]
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*a["settings"], *b["settings"]])
-    return [key for key in keys if a["settings"].get(key) != b["settings"].get(key)]
+def _differing(a: EvaluatedRun, b: EvaluatedRun) -> list[str]:
+    keys = dict.fromkeys([*a.settings, *b.settings])
+    return [key for key in keys if a.settings.get(key) != b.settings.get(key)]
 
 
 def comparison_rows(found: Mapping[str, Any]) -> Table:

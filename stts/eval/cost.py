@@ -15,16 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ..data.collator import Collator
-from ..data.evidence import evidence_items, evidence_scores
+from ..data.evidence import evidence_scores
 from ..data.processing import VideoProcessor
 from ..flops import FRAME_MARKERS, multiply_adds
-from ..windows import window_grid
 from .config import EvalConfig
 from .plan import Run
 from .records import write_json
 from .sweep import SweepConfig, read_records
 from .tasks.base import Question
-from .watching import read_clip
+from .watching import read_clip, seen_evidence
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,14 @@ def device_name(device: torch.device) -> str:
 def _batches(
     model: nn.Module, processor: VideoProcessor, questions: Sequence[Question], config: EvalConfig
 ) -> Iterator[dict[str, Any]]:
-    collate, sizes = Collator(processor.pad_token_id), window_grid(processor.grid, processor.pool_width)
+    collate = Collator(processor.pad_token_id)
     for question in questions:
         clip = read_clip(question, config, processor.image_size)
         turn = {"role": "user", "content": question.text(clip.timestamps)}
         batch = collate([processor([turn], clip, add_generation_prompt=True)])
         if model.stts.policy == "given":
-            items = evidence_items(question.evidence, clip.timestamps, *sizes)
-            batch["window_scores"] = torch.from_numpy(evidence_scores(items))
+            scores = evidence_scores(seen_evidence(processor, question, clip))
+            batch["window_scores"] = torch.from_numpy(scores)
         moved = {k: v.to(model.device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
         yield moved | {"layout": batch["layout"]}
 

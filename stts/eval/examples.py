@@ -19,14 +19,13 @@ from ..data.prompts import LETTERS
 from ..kept import PICTURE_SIDE, KeptVideo, kept_of
 from ..models import ModelSpec, load_model
 from ..visualize import draw_kept
-from ..windows import window_grid
 from .config import EvalConfig
 from .html_report import Example, Section
 from .runner import weights_digest
 from .runs import EvaluatedRun
 from .tasks.base import BenchmarkSpec, Question
 from .tasks.registry import load_questions
-from .watching import read_clip
+from .watching import read_clip, seen_evidence
 
 
 def draw_examples(section: Section, count: int) -> list[Example]:
@@ -100,8 +99,7 @@ def _look_at(
     pictures = read_clip(question, config, max(PICTURE_SIDE, processor.image_size))
     given = {}
     if model.stts.policy == "given":
-        sizes = window_grid(processor.grid, processor.pool_width)
-        scores = evidence_scores(evidence_items(question.evidence, clip.timestamps, *sizes))
+        scores = evidence_scores(seen_evidence(processor, question, clip))
         given["window_scores"] = torch.from_numpy(scores).to(model.device)
     return kept_of(model, processor, clip, pictures, seed=config.seed, **given)
 

@@ -140,7 +140,8 @@ def render_markdown(sections: Sequence[Section], title: str) -> str:
         ]
         parts.append(_table(heads, rows))
     for section in sections:
-        heads = ["run", "accuracy [95 %]", f"less {section.reference}", "kept", "s / question", "questions"]
+        gain = f"points more than {section.reference}"
+        heads = ["run", "accuracy [95 %]", gain, "kept", "s / question", "questions"]
         rows = [
             [
                 line.name,

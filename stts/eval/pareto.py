@@ -12,6 +12,10 @@ import numpy as np
 from .statistics import mean_intervals
 
 
+def name_cell(frames: int, prune_ratio: float, policy: str) -> str:
+    return f"{frames} frames, {f'{policy} {prune_ratio:.0%}' if prune_ratio else 'whole'}"
+
+
 @dataclass(frozen=True)
 class Point:
     """One cell of a sweep: a policy at some frames and prune ratio, what it answered and what that cost."""
@@ -28,8 +32,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        pruning = "whole" if self.prune_ratio == 0 else f"{self.policy} {self.prune_ratio:.0%}"
-        return f"{self.frames} frames, {pruning}"
+        return name_cell(self.frames, self.prune_ratio, self.policy)
 
     @property
     def accuracy(self) -> float:

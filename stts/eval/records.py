@@ -103,8 +103,10 @@ def prediction_files(folder: Path) -> list[Path]:
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to continue a run of other settings; keys that only one side has are not compared.
 
-    Raises ValueError naming the first key that differs and both values.
+    Raises ValueError naming the first key that differs and both values, or a folder that is a file.
     """
+    if folder.is_file():
+        raise ValueError(f"output_dir is {folder}, which is a file")
     path = folder / "settings.json"
     if not any(file.stat().st_size for file in prediction_files(folder)):
         return

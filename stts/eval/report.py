@@ -7,13 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from .records import write_json
-from .statistics import mean_intervals
+from .statistics import group_intervals
 
 Record = Mapping[str, Any]
 
@@ -80,16 +79,11 @@ def duration_of(record: Record) -> str:
 
 def counts_with_intervals(records: Sequence[Record], groups: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Accuracy with its interval and counts, over all records and then over each group of places."""
-    members = np.zeros((len(records), 1 + len(groups)), bool)
-    members[:, 0] = True
-    for column, places in enumerate(groups, start=1):
-        members[places, column] = True
     correct, videos = [record["correct"] for record in records], [record["video"] for record in records]
-    intervals = mean_intervals(correct, videos, members)
     places = [range(len(records)), *groups]
     return [
-        _counts([records[i] for i in part]) | {"interval": [round(end, 6) for end in interval]}
-        for part, interval in zip(places, intervals.tolist(), strict=True)
+        _counts([records[i] for i in part]) | {"interval": interval}
+        for part, interval in zip(places, group_intervals(correct, videos, groups), strict=True)
     ]
 
 
@@ -142,22 +136,13 @@ def summary(results: Mapping[str, Any]) -> str:
         f"policy {settings['policy']}, prune_ratio {settings['prune_ratio']}, frames {settings['frames']}",
         f"kept {_percent(results['kept'])} of the windows",
         "" if recall is None else f"{_percent(recall)} of those with evidence",
-        f"{results['questions_per_second']:.1f} questions/s, {results['frames_per_second']:.0f} frames/s",
+        f"per process {results['questions_per_second']:.1f} questions/s, {results['frames_per_second']:.0f} frames/s",
     ]
     if results["unparsed"]:
         parts.append(f"{results['unparsed']} replies named no option and count as wrong")
     if results["bad_videos"]:
         parts.append(f"{results['bad_videos']} questions counted wrong because their video could not be read")
     return "; ".join(part for part in parts if part)
-
-
-def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One line for each of several runs, by the name it is shown under."""
-    table = _table("", "kept", "accuracy", "evidence kept", "unparsed", "seconds")
-    for name, results in runs.items():
-        shares = [_percent(results[key]) for key in ("kept", "accuracy", "evidence_recall")]
-        table.add_row(escape(name), *shares, str(results["unparsed"]), f"{results['seconds']:.1f}")
-    return table
 
 
 def _table(name: str, *headings: str) -> Table:
@@ -180,7 +165,7 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """Show one evaluation on the terminal."""
     console = console or Console()
     console.print(results_table(results))
-    console.print(summary(results), highlight=False, markup=False)
+    console.print(summary(results), highlight=False, markup=False, soft_wrap=True)
 
 
 def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, str]) -> dict[str, float]:

@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 TOLD = ("policy", "prune_ratio", "frames")
 """Settings that every name tells."""
-NEVER_TOLD = ("benchmark", "weights", "annotations", "prompt", "path")
+NEVER_TOLD = ("benchmark", "weights", "annotations", "repo", "revision", "prompt", "path")
 """Settings that are no part of a name: they follow from others, or belong to the benchmark."""
+OF_BENCHMARK = ("subtitles", "cut")
+"""Settings that are told only where runs of one benchmark differ in them."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +156,20 @@ def name_runs(runs: Sequence[EvaluatedRun]) -> list[str]:
     Runs of several benchmarks with the same settings get the same name, those of one benchmark never.
     """
     shared = set.intersection(*(set(run.settings) for run in runs)) - {*TOLD, *NEVER_TOLD}
-    telling = [key for key in sorted(shared) if len({repr(run.settings[key]) for run in runs}) > 1]
+    telling = [key for key in sorted(shared) if _differ(runs, key)]
     names = [", ".join([_pruning(run.settings), *_rest(run.settings, telling)]) for run in runs]
     same = [(run.benchmark, name) for run, name in zip(runs, names, strict=True)]
     return [
         f"{name}, {run.folder}" if same.count((run.benchmark, name)) > 1 else name
         for run, name in zip(runs, names, strict=True)
     ]
+
+
+def _differ(runs: Sequence[EvaluatedRun], key: str) -> bool:
+    """Whether runs, of one benchmark where the setting belongs to it, differ in a setting."""
+    kinds = {run.benchmark if key in OF_BENCHMARK else "" for run in runs}
+    values = {(run.benchmark if key in OF_BENCHMARK else "", repr(run.settings[key])) for run in runs}
+    return len(values) > len(kinds)
 
 
 def _pruning(settings: Mapping[str, Any]) -> str:

@@ -46,6 +46,17 @@ def mean_intervals(
     return np.nanquantile(means, [tail, 1 - tail], axis=0).T
 
 
+def group_intervals(
+    values: Sequence[float], clusters: Sequence[Hashable], groups: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """mean_intervals, [low, high] each, of all questions and then of each group of places among them."""
+    members = np.zeros((len(values), 1 + len(groups)), bool)
+    members[:, 0] = True
+    for column, places in enumerate(groups, start=1):
+        members[places, column] = True
+    return mean_intervals(values, clusters, members).round(6).tolist()
+
+
 def _per_cluster(columns: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
     """(n, L) -> (V, L), summed over the questions of each cluster."""
     numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}

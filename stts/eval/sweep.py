@@ -155,8 +155,9 @@ def frontier_by(points: Sequence[Point], by: str) -> list[Point]:
 
 def sweep_table(summary: Mapping[str, Any]) -> Table:
     """A line for each cell; a star where no other cell answers better at the cost."""
-    table = Table("policy", title=f"{summary['benchmark']}, {summary['model']}", box=SIMPLE_HEAD)
-    for heading in ("frames", "dropped", "accuracy, 95 %", "s/video", "tokens", "multiply-adds"):
+    table = Table(title=f"{summary['benchmark']}, {summary['model']}", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("policy", no_wrap=True)
+    for heading in ("frames", "dropped", "accuracy, 95 %", "s/video", "tokens", "multiply-\nadds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for cell in summary["cells"]:
         low, high = (f"{100 * end:.1f}" for end in cell["interval"])

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..data.decode import VideoError
 from ..data.evidence import evidence_items, evidence_scores
+from ..data.frame_folder import FOLDER_FPS
 from ..data.processing import VideoProcessor
-from ..data.video import READERS, Clip, check_file, read_video
+from ..data.video import Clip, open_reader, read_video
 from ..windows import window_grid
 from .config import EvalConfig
-from .pictures import read_pictures
 from .tasks.base import Question
 
 In, Out = TypeVar("In"), TypeVar("Out")
@@ -58,12 +58,17 @@ def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Que
         return Watched(questions, error=str(error))
     with _TOKENIZER:
         prompts = [_prompt(processor, question, clip) for question in questions]
-    sizes = window_grid(processor.grid, processor.pool_width)
-    items = [evidence_items(question.evidence, clip.timestamps, *sizes) for question in questions]
+    items = [seen_evidence(processor, question, clip) for question in questions]
     scores = evidence_scores(np.concatenate(items))
     video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
     span = float(clip.timestamps[-1] - clip.timestamps[0])
     return Watched(questions, video, prompts, items, span)
+
+
+def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> np.ndarray:
+    """(E, T, W) bool, True where a piece of the E that the answer rests on can be seen."""
+    sizes = window_grid(processor.grid, processor.pool_width)
+    return evidence_items(question.evidence, clip.timestamps, *sizes)
 
 
 def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[str, Tensor]:
@@ -76,13 +81,17 @@ def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[s
 
 def read_clip(question: Question, config: EvalConfig, size: int) -> Clip:
     """What is shown of a question's video, in frames of size x size. Raises VideoError as read_video does."""
-    options: dict[str, Any] = {"max_fps": config.max_fps, "start": question.start, "size": size}
-    options["sampling"] = config.sampling
-    if question.frame_fps is not None:
-        options["end"] = question.end
-        return read_pictures(question.video, question.frame_fps, config.frames, **options)
-    options["end"] = shown_until(question, config.backend)
-    return read_video(question.video, config.frames, backend=config.backend, **options)
+    return read_video(
+        question.video,
+        config.frames,
+        max_fps=config.max_fps,
+        start=question.start,
+        end=shown_until(question, config.backend),
+        size=size,
+        backend=config.backend,
+        sampling=config.sampling,
+        folder_fps=question.frame_fps or FOLDER_FPS,
+    )
 
 
 def shown_until(question: Question, backend: str) -> float | None:
@@ -92,8 +101,7 @@ def shown_until(question: Question, backend: str) -> float | None:
     """
     if question.end is None and question.end_frame is None:
         return None
-    check_file(question.video)
-    reader = READERS[backend](question.video)
+    reader = open_reader(question.video, backend, question.frame_fps or FOLDER_FPS)
     if reader.cut_short:  # then an end that lies past what is there must not pass
         return question.end
     ends = [reader.duration] if question.end is None else [reader.duration, question.end]

@@ -44,7 +44,7 @@ class Question:
     end_frame: int | None = None
     """Only frames before this one are shown, counted in the file from 0. None: none is held back."""
     frame_fps: float | None = None
-    """The video is a folder of numbered pictures, the first is 1, so many a second. None: it is a file."""
+    """The video is a folder of images, so many a second (data/frame_folder.py). None: it is a file."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """Where the answer can be seen, if known: {"start", "end", "box"}, as stts.data.evidence takes them."""
     prompt: str = "letter"
@@ -146,8 +146,8 @@ class BenchmarkSpec:
     repo: str = ""
     """Dataset repository on the Hugging Face Hub that has the annotations under the same names. Empty: none."""
     revision: str | None = None
-    """Commit of repo: annotations that are missing are fetched from it. None: not known here, nothing is fetched;
-    results name the content of the files that were read in any case."""
+    """Commit of repo: annotations that are missing are fetched from it, those downloaded from another are refused.
+    None: nothing is fetched, and any will do. Results name the commit that the files are known to be of."""
     lookup: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name of a further column -> {file: a JSON object below data_root, key: template of the key to look up}.
     Read only where a field is about that column; a key that is not there gives null."""

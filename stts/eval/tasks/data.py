@@ -16,19 +16,21 @@ def load_test_rows(spec: BenchmarkSpec) -> list[Question]:
 
     Raises ValueError where there is no test file, or naming file and row of one that is not multiple choice.
     """
-    paths = load_data(DataSpec.from_dict(spec.data))
+    data = DataSpec.from_dict(spec.data)
+    paths = load_data(data)
     if paths.test is None:
         raise ValueError("data.test_annotations is not set: give the JSONL file of test questions")
     root = paths.root or paths.test.parent
-    return [_question(paths.test, root, row) for row in read_jsonl(paths.test)]
+    return [_question(paths.test, root, data.folder_fps, row) for row in read_jsonl(paths.test)]
 
 
-def _question(path: Path, root: Path, row: Mapping[str, Any]) -> Question:
+def _question(path: Path, root: Path, folder_fps: float, row: Mapping[str, Any]) -> Question:
     try:
         options = tuple(row["options"])
+        video = resolve_video(root, row["video"])
         return Question(
             id=str(row["id"]),
-            video=resolve_video(root, row["video"]),
+            video=video,
             question=row["question"],
             options=options,
             answer=answer_index(row["answer"], options),
@@ -36,6 +38,7 @@ def _question(path: Path, root: Path, row: Mapping[str, Any]) -> Question:
             groups={"cell": (row["cell"],)} if row.get("cell") else {},
             start=row.get("start"),
             end=row.get("end"),
+            frame_fps=folder_fps if video.is_dir() else None,
             evidence=tuple(row.get("evidence") or ()),
         )
     except KeyError as error:

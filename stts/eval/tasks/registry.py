@@ -9,7 +9,8 @@ from typing import Any
 from . import lvbench, motionbench, temp_compass
 from .base import BenchmarkSpec, Question, check_unique_ids
 from .data import load_test_rows
-from .table import annotations_digest, load_table, missing_files
+from .hub import fetch, revision_of
+from .table import annotation_files, annotations_digest, load_table, missing_files
 
 LOADERS: dict[str, Callable[[BenchmarkSpec], list[Question]]] = {
     "data": load_test_rows,
@@ -29,10 +30,12 @@ def load_questions(
 ) -> list[Question]:
     """The questions of a benchmark, all or the first `limit`, after checking that their videos are there.
 
-    allow_missing: go on when some videos are missing, never when all are; the runner counts them as wrong.
-    Raises ValueError that says which files are wanted, where, and how to get them; naming a subtitle file that
-    cannot be read; and as the loader does.
+    Annotation files that are missing are fetched from the commit that the spec pins. allow_missing: go on when some
+    videos are missing, never when all are; the runner counts them as wrong. Raises ValueError that says which files
+    are wanted, where, and how to get them; naming a subtitle file that cannot be read; and as the loader does.
     """
+    if refused := fetch(spec, annotation_files(spec)):
+        raise ValueError(f"{refused}\n{what_is_missing(spec)}")
     questions = _read(spec)
     if gap := _subtitle_gap(spec, questions):
         raise ValueError(missing_files(spec, [gap]))
@@ -48,7 +51,10 @@ def load_questions(
 
 
 def what_is_missing(spec: BenchmarkSpec) -> str:
-    """All that a benchmark lacks, every file by its name, and how to get it; empty when it can be asked."""
+    """All that a benchmark lacks, every file by its name, and how to get it; empty when it can be asked.
+
+    Nothing is downloaded where anything is missing.
+    """
     if spec.data.get("name") == "synthetic":
         return ""  # made when it is asked for
     try:
@@ -70,7 +76,8 @@ def provenance(spec: BenchmarkSpec) -> dict[str, Any]:
         "prompt": spec.prompt,
         "subtitles": bool(spec.fields.subtitles),
         "cut": bool(spec.fields.end_frame),
-        "revision": spec.revision,
+        "repo": spec.repo,
+        "revision": revision_of(spec, annotation_files(spec)),
         "annotations": annotations_digest(spec),
     }
 

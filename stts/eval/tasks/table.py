@@ -14,7 +14,7 @@ from ...data.prompts import LETTERS
 from ...data.rows import resolve_video
 from .base import BenchmarkSpec, Fields, Question
 from .files import Row, read_object, read_rows
-from .hub import at_revision, fetch
+from .hub import at_revision, revision_of
 from .subtitles import Subtitles
 
 logger = logging.getLogger(__name__)
@@ -28,21 +28,21 @@ class UnanswerableError(ValueError):
 
 
 def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Question]:
-    """Read the annotation files of a benchmark, fetching those that are missing where its spec pins them.
+    """Read the annotation files of a benchmark.
 
-    Raises ValueError listing every file that is missing and how to get it; naming file and row for a row that
-    does not hold what the fields of the spec say; when the files have another number of questions than
-    published, or more that cannot be answered.
+    Raises ValueError listing every file that is missing and how to get it; naming file and row for a row that does
+    not hold what the fields of the spec say; when the files are of another commit than pinned, have another number
+    of questions than published, or more that cannot be answered.
     """
     for key, value in (("annotations", spec.annotations), ("fields.video", spec.fields.video)):
         if not value:
             raise ValueError(f"benchmark.{key} is not set, a benchmark with task={spec.task} needs it")
-    fetch(spec, [path for path, _, _ in _files(spec)])
-    if missing := [path for path, _, _ in _files(spec) if not path.is_file()]:
+    paths = annotation_files(spec)
+    if missing := [path for path in paths if not path.is_file()]:
         videos = " or ".join(str(Path(spec.data_root, name)) for name in spec.fields.video)
-        raise ValueError(
-            missing_files(spec, [*(f"{path}  (annotations)" for path in missing), f"{videos}  (videos)"])
-        )
+        names = [*(f"{path}  (annotations)" for path in missing), f"{videos}  (videos)"]
+        raise ValueError(missing_files(spec, names))
+    revision_of(spec, paths)
     lookups = _lookups(spec)
     found = [item for file in _files(spec) for item in _questions(spec, parse, lookups, *file)]
     lost = [item for item in found if isinstance(item, UnanswerableError)]
@@ -58,10 +58,14 @@ def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Qu
     return [item for item in found if isinstance(item, Question)]
 
 
+def annotation_files(spec: BenchmarkSpec) -> list[Path]:
+    return [path for path, _, _ in _files(spec)]
+
+
 def annotations_digest(spec: BenchmarkSpec) -> str:
     """A short name for the content of the annotation files: tells one published revision from another."""
     digest = hashlib.sha256()
-    for path in [*(path for path, _, _ in _files(spec)), *_lookup_files(spec).values()]:
+    for path in [*annotation_files(spec), *_lookup_files(spec).values()]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
