@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate")
@@ -30,3 +31,17 @@ def killed_at(count: int, folder: Path, work: Callable[[], object]) -> int:
         os._exit(0)
     finally:
         os._exit(70)
+
+
+def kill_before(event: str, pattern: str, count: int) -> None:
+    """From now on: kill -9 this process before its count-th such operation on a path that matches the pattern."""
+    left = count
+
+    def hook(found: str, arguments: tuple) -> None:
+        nonlocal left
+        if found == event and arguments and fnmatch(str(arguments[0]), pattern):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

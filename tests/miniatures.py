@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from stts.data import read_video
 from stts.eval.tasks import Question
@@ -75,11 +77,18 @@ def write_pictures(folder: Path, clip: Path) -> None:
     """00001.jpg, 00002.jpg, ...: all frames of a clip."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(read_video(clip, 1000, max_fps=1000).frames, start=1):
-        with av.open(str(folder / f"{number:05}.jpg"), "w", format="mjpeg") as container:
-            stream = container.add_stream("mjpeg", options={"qscale": "1"})
-            stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuvj444p"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
+        write_jpeg(folder / f"{number:05}.jpg", frame)
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """image: (H, W, 3) uint8 RGB."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", options={"qscale": "1"})
+        stream.height, stream.width, stream.pix_fmt = *image.shape[:2], "yuvj444p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(data.getvalue())
 
 
 def nextqa() -> Miniature:

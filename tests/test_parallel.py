@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed_pair import ALONE, KILLS
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from transformers import Molmo2ForConditionalGeneration
@@ -20,6 +21,7 @@ from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.order import Order
+from stts.durable import read_rows
 from stts.models import ModelSpec, load_model
 from stts.parallel import units
 from stts.tracking import Tracker
@@ -123,15 +125,29 @@ def test_a_sharded_run_leaves_an_ordinary_folder(pair, inputs):
     assert config["architectures"] == ["STTSMolmo2ForConditionalGeneration"]
 
 
-def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair):
+def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair, inputs, tmp_path):
+    """Three starts, two kill -9: between the parts of a checkpoint, and in the middle of a step, where the other
+    process must not hang."""
+    script = Path(__file__).with_name("killed_pair.py")
+    command = [sys.executable, script, *inputs, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    starts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [start["ended"][kill[0]] for start, kill in zip(starts, KILLS, strict=False)] == [-9] * len(KILLS)
+    assert starts[ALONE]["ended"] == [1, -9]
+    assert starts[-1]["ended"] == [0, 0], done.stderr
+    began = [row["step"] for row in read_rows(tmp_path / "run" / "starts.jsonl")]
+    assert began == [0, 2, 2]
+
     timed = ("seconds", "tokens_per_s", "data_wait", "churn")
-    cut, straight = (
-        [{k: v for k, v in row.items() if k not in timed} for row in rows(pair / name)]
-        for name in ("cut", "fsdp")
+    killed, straight = (
+        [{k: v for k, v in row.items() if k not in timed} for row in rows(folder)]
+        for folder in (tmp_path / "run", pair / "fsdp")
     )
-    assert cut == straight
-    files = [pair / name / "model" / "model.safetensors" for name in ("cut", "fsdp")]
+    assert killed == straight
+    files = [folder / "model" / "model.safetensors" for folder in (tmp_path / "run", pair / "fsdp")]
     assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list((tmp_path / "run").rglob(".*.partial"))
 
 
 def test_a_sharded_checkpoint_goes_on_in_one_process(pair, inputs, tmp_path):
@@ -216,5 +232,5 @@ def test_in_lockstep_every_batch_runs_the_same_units(inputs, monkeypatch, prune_
 
 
 def test_every_case_was_trained(pair):
-    assert {path.name for path in pair.iterdir()} == {*CASES, "cut"}
+    assert {path.name for path in pair.iterdir()} == set(CASES)
     assert not list(pair.glob("*/checkpoints/.*"))

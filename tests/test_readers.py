@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from stts.data import DataSpec, load_data
 from stts.data.readers import join, json_list
+from stts.data.readers import points as pointing
 from stts.data.readers.entry import Entry
 from stts.data.readers.json_list import scan_list
 from stts.data.rows import checked_rows
@@ -297,7 +300,7 @@ def test_molmo2_long_videos_people_captions_and_subtitles(molmo, tmp_path):
     assert next(row["video"] for row in rows if row["id"] == "c:0") == "activitynet/v_vid2.mkv"
 
 
-def test_molmo2_without_videos_or_with_points(molmo, tmp_path):
+def test_molmo2_without_videos_or_with_unknown_columns(molmo, tmp_path):
     write_parquet(tmp_path / "a.parquet", [choice(1), choice(2, "gone")])
     with pytest.raises(ValueError, match=r"1 of 2 rows .*\n  a:1: there is no video gone"):
         convert("molmo2", tmp_path / "a.parquet", tmp_path, root=str(molmo), max_turns=1)
@@ -309,6 +312,145 @@ def test_molmo2_without_videos_or_with_points(molmo, tmp_path):
     (tmp_path / "q.parquet").write_text("not parquet")
     with pytest.raises(ValueError, match=r"q\.parquet: cannot be read as parquet"):
         convert("molmo2", tmp_path / "q.parquet", tmp_path, root=str(molmo))
+
+
+# --- pointing
+
+
+def point(
+    number=0, times=(0.5, 2.0), points=(((30, 40), (10.5, 20.5)), ((11, 21),)), video="vid1", **changes
+):
+    """A row of Molmo2-VideoPoint."""
+    row = {
+        "video_id": video,
+        "question": f"How many cups are on table {number}?",
+        "label": "cups",
+        "count": sum(map(len, points)),
+        "two_fps_timestamps": list(times),
+        "points": [[{"x": float(x), "y": float(y)} for x, y in frame] for frame in points],
+        "annotator_unsure": False,
+        "category": "object",
+        "video_duration": 20.0,
+        "video_source": "youtube",
+        "clip_start": None,
+        "clip_end": None,
+    }
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    ("times", "points", "coords", "number"),
+    [
+        ([0.5], [[(50, 50)]], "0.5 1 500 500", 1),
+        # of a frame in order of x, then y, after rounding; numbered through; whole seconds with their tenth
+        ([0.5, 2], [[(30, 40), (10.5, 20.5)], [(11, 21)]], "0.5 1 105 205 2 300 400;2.0 3 110 210", 3),
+        ([0.0], [[(20.04, 9), (20.01, 10)]], "0.0 1 200 090 2 200 100", 2),
+        ([1.0], [[(0, 0), (100, 99.96), (0.04, 7)]], "1.0 1 000 000 2 000 070 3 1000 1000", 3),
+        ([61.5], [[(-3, 120)]], "61.5 1 000 1000", 1),  # moved to the edge
+        ([1.0, 1.5], [[], [(1, 2)]], "1.5 1 010 020", 1),  # a frame without a point is not listed
+        ([3.0], [[(5, 5)] * 2], "3.0 1 050 050 2 050 050", 2),
+    ],
+)
+def test_points_are_written_as_molmo2_writes_them(times, points, coords, number):
+    written = f'<points coords="{coords}">red cups</points>'
+    assert pointing.answer("red cups", times, points, count=False) == written
+    total = f"Counting the {written} shows a total of {number}."
+    assert pointing.answer("red cups", times, points, count=True) == total
+
+
+def test_nothing_to_point_at():
+    for count in (False, True):
+        assert (
+            pointing.answer("cups", [], [], count)
+            == pointing.answer("cups", [1.0], [[]], count)
+            == "There are none."
+        )
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_is_written_can_be_read_back(points):
+    """By the patterns with which Ai2's code takes points out of answers."""
+    times = [number / 2 for number in range(len(points))]
+    text = pointing.answer("cups", times, points, count=True)
+    (coords,) = re.findall(r'<(?:points|tracks).*? coords="([0-9\t:;, .]+)"/?>', text)
+    found = []
+    for time, rest in re.findall(r"(?:^|\t|:|,|;)([0-9\.]+) ([0-9\. ]+)", coords):
+        for number, x, y in re.findall(r"([0-9]+) ([0-9]{3,4}) ([0-9]{3,4})", rest):
+            found.append((float(time), int(number), int(x) / 10, int(y) / 10))
+    assert [number for _, number, _, _ in found] == list(range(1, sum(map(len, points)) + 1))
+    for time, placed in zip(times, points, strict=True):
+        read = [(x, y) for at, _, x, y in found if at == time]
+        assert read == sorted(read)
+        np.testing.assert_allclose(sorted(x for x, _ in read), sorted(x for x, _ in placed), atol=0.051)
+        np.testing.assert_allclose(sorted(y for _, y in read), sorted(y for _, y in placed), atol=0.051)
+
+
+def test_molmo2_pointing(molmo, tmp_path):
+    write_parquet(tmp_path / "data/p.parquet", [point(i) for i in range(20)])
+    rows, _ = convert("molmo2", tmp_path / "data", tmp_path, root=str(molmo), max_turns=1)
+    coords = '<points coords="0.5 1 105 205 2 300 400;2.0 3 110 210">cups</points>'
+    said = {
+        f"How many cups are on table {i}?": f"Counting the {coords} shows a total of 3." for i in range(20)
+    }
+    said["Point to the cups in the video."] = coords
+    asked = [row["messages"][0]["content"] for row in rows]
+    assert [row["messages"][1]["content"] for row in rows] == [said[question] for question in asked]
+    assert 4 <= asked.count("Point to the cups in the video.") <= 16
+    assert {row["video"] for row in rows} == {"flat/vid1.mp4"}
+    assert not any("start" in row or "end" in row for row in rows)
+
+
+def test_of_a_long_video_the_clip_is_shown_and_times_count_from_its_start(molmo, tmp_path):
+    clip = {"video_duration": 300.0, "clip_start": 100.0, "clip_end": 141.3, "question": ""}
+    none = point(times=(), points=(), **clip)
+    touch(molmo, "sora2/cat.mp4", "veo3/cat.mp4", "exist-2fps/vid9_2fps.mp4")
+    write_parquet(
+        tmp_path / "p.parquet",
+        [point(times=(100.0, 140.5), **clip), none]
+        + [point(video=name, times=(0.0, 1.0)) for name in ("veo3/cat", "sora2/cat", "vid9")],
+    )
+    rows, _ = convert("molmo2", tmp_path / "p.parquet", tmp_path, root=str(molmo), max_turns=2)
+    assert [row["video"] for row in rows] == [
+        "flat/vid1.mp4", "veo3/cat.mp4", "sora2/cat.mp4", "exist-2fps/vid9_2fps.mp4",
+    ]  # fmt: skip
+    assert (rows[0]["start"], rows[0]["end"]) == (100.0, 141.3)
+    texts = [message["content"] for message in rows[0]["messages"]]
+    assert texts[1] == '<points coords="0.0 1 105 205 2 300 400;40.5 3 110 210">cups</points>'
+    assert texts[3] == "There are none."
+
+
+def test_rows_that_molmo2_does_not_train_on_are_left_out_by_name(molmo, tmp_path, capsys):
+    long = {"video_duration": 300.0}
+    unused = [
+        (point(annotator_unsure=True), "the annotator was unsure"),
+        (point(points=([(1, 1)] * 61, [])), "61 points, more than 60"),
+        (point(**long), "names no clip of at most 63 s"),
+        (point(**long, clip_start=10.0, clip_end=80.0), "names no clip"),
+        (point(**long, clip_start=10.0, clip_end=60.0), "outside of its clip"),
+    ]
+    write_parquet(tmp_path / "p.parquet", [point(), *(row for row, _ in unused)])
+    rows, _ = convert("molmo2", tmp_path / "p.parquet", tmp_path, root=str(molmo))
+    assert [row["id"] for row in rows] == ["p:0"]
+    log = [json.loads(line) for line in (tmp_path / "rows/left_out.jsonl").read_text().splitlines()]
+    for line, (_, reason) in zip(log, unused, strict=True):
+        assert reason in line["reason"]
+    assert "5 because they are not for training" in capsys.readouterr().out
+
+    write_parquet(tmp_path / "p.parquet", [point(times=(0.5,)), point(label=" ")])
+    with pytest.raises(
+        ValueError, match=r"(?s)2 of 2 .*p:0: .*1 two_fps_timestamps and 2 points.*p:1: .*label is"
+    ):
+        convert("molmo2", tmp_path / "p.parquet", tmp_path, root=str(molmo))
+    write_parquet(tmp_path / "p.parquet", [row for row, _ in unused])
+    with pytest.raises(ValueError, match="of 5 rows none is left; 0 have no video, 5 are not for training"):
+        convert("molmo2", tmp_path / "p.parquet", tmp_path, root=str(molmo))
 
 
 def test_settings_are_checked():

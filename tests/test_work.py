@@ -14,7 +14,6 @@ from painted import encode, keep_bytes
 
 from stts.data import VideoError, read_video, write_video
 from stts.eval.config import EvalConfig
-from stts.eval.pictures import read_pictures
 from stts.eval.tasks import Question
 from stts.eval.watching import map_ahead, read_clip, shown_until
 from stts.eval.work import batches, by_clip, portions, share_of
@@ -133,27 +132,25 @@ class TestPictures:
         return tmp_path / "scene"
 
     def test_they_are_read_like_a_video_of_their_rate(self, folder: Path, clip: Path) -> None:
-        for part in ({}, {"start": 0.5, "end": 1.25}, {"start": 2.0, "end": 99.0}, {"max_fps": 2.0}):
+        for part in ({}, {"start": 0.5, "end": 1.25}, {"start": 2.0, "end": 3.0}, {"max_fps": 2.0}):
             options = {"max_fps": 8.0, "size": 12} | part
-            pictures = read_pictures(folder, 8.0, 100, **options)
-            video = read_video(clip, 100, **options | ({"end": 3.0} if part.get("end") == 99.0 else {}))
+            pictures = read_video(folder, 100, folder_fps=8.0, **options)
+            video = read_video(clip, 100, **options)
             np.testing.assert_allclose(pictures.timestamps, video.timestamps)
             assert pictures.frames.shape == video.frames.shape
             assert np.abs(pictures.frames.astype(int) - video.frames).max() <= 3
-        assert len(read_pictures(folder, 8.0, 5).frames) == 5
+        assert len(read_video(folder, 5, folder_fps=8.0).frames) == 5
 
     def test_a_question_may_be_about_them(self, folder: Path) -> None:
         shown = read_clip(ask(0, str(folder), frame_fps=3.0, start=1.0, end=2.0), CONFIG, 12)
         np.testing.assert_allclose(shown.timestamps, [1, 4 / 3, 5 / 3, 2])
         assert [round(frame.mean() / 10) for frame in shown.frames] == [3, 4, 5, 6]
+        whole = read_clip(ask(0, str(folder), frame_fps=8.0, start=2.0, end=99.0), CONFIG, 12)
+        np.testing.assert_allclose(whole.timestamps, np.arange(16, 24) / 8)
 
-    def test_what_cannot_be_read_is_named(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(VideoError, match=r"scene: start is 9 s and end 8.0 s; the pictures last 8.000 s"):
-            read_pictures(folder, 3.0, 4, start=9)
+    def test_what_cannot_be_read_is_named(self, folder: Path) -> None:
+        with pytest.raises(VideoError, match=r"scene: start is 9 s.*the clip lasts 8.000 s"):
+            read_clip(ask(0, str(folder), frame_fps=3.0, start=9), CONFIG, 12)
         (folder / "00001.jpg").write_bytes(b"no picture")
         with pytest.raises(VideoError, match=r"00001\.jpg"):
-            read_pictures(folder, 3.0, 4)
-        (tmp_path / "empty").mkdir()
-        (tmp_path / "empty/cover.jpg").write_bytes(b"")
-        with pytest.raises(VideoError, match="empty: has no pictures named by numbers"):
-            read_pictures(tmp_path / "empty", 3.0, 4)
+            read_clip(ask(0, str(folder), frame_fps=3.0), CONFIG, 12)

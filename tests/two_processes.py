@@ -7,7 +7,6 @@ test_parallel.py launches it, and uses the same settings for one process.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,33 +37,14 @@ CASES: dict[str, dict[str, Any]] = {
 """What each run has in its settings."""
 
 
-class PowerCut(Exception):  # noqa: N818
-    """Ends a run in the middle of a step, on all processes."""
-
-
-class Examples(VideoQADataset):
-    """Cuts the power when an example is asked for once too often."""
-
-    left = -1
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        self.left -= 1
-        if self.left == 0:
-            raise PowerCut
-        return super().__getitem__(index)
-
-
 def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes: Any) -> None:
-    """One run. inputs: model folder, annotations, root; changes: settings of TrainConfig, and `cut`, the example
-    of this process at which the power goes."""
+    """One run. inputs: model folder, annotations, root; changes: settings of TrainConfig."""
     folder, annotations, root = inputs
-    cut = changes.pop("cut", -1)
     defaults = {"max_steps": 5, "warmup_steps": 2, "num_workers": 0, "save_every": 0, "batch_size": 1}
     config = TrainConfig(**defaults | CASES[case] | changes)
     torch.manual_seed(0)  # of the fresh scorer
     model, processor = load_model(ModelSpec(str(folder)), STTSConfig())
-    dataset = Examples(annotations, root, processor, frames=4)
-    dataset.left = cut
+    dataset = VideoQADataset(annotations, root, processor, frames=4)
 
     def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
         return {"logit": mean_logit(model, VideoQADataset(annotations, root, processor, frames=4))}
@@ -88,9 +68,6 @@ def main(*paths: str) -> None:
     *inputs, output_dir = map(Path, paths)
     for case in CASES:
         run(case, tuple(inputs), output_dir / case)
-    with contextlib.suppress(PowerCut):
-        run("fsdp", tuple(inputs), output_dir / "cut", cut=4)  # while step 4 is being read
-    run("fsdp", tuple(inputs), output_dir / "cut")
 
 
 if __name__ == "__main__":

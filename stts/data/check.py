@@ -129,9 +129,8 @@ def _open(
     findings.num_rows += len(problems) + len(rows)
     if not len(rows):
         return None
-    return VideoQADataset(
-        paths.train, paths.root, processor, decode_timeout=spec.decode_timeout, rows=rows, **video
-    )
+    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": spec.folder_fps, **video}
+    return VideoQADataset(paths.train, paths.root, processor, rows=rows, **settings)
 
 
 class _Parts(Dataset):

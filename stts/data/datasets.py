@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .evidence import evidence_items, evidence_scores
+from .frame_folder import FOLDER_FPS
 from .guarded import GuardedReader
 from .processing import VideoProcessor
 from .rowfile import RowFile
@@ -40,7 +41,8 @@ class VideoQADataset(Dataset):
     annotations: the JSONL file; root: folder of the videos, by default that of the file; frames: at most so
     many of each clip; max_fps, sampling and backend as in read_video; decode_timeout: seconds that reading a video
     may take (None: any); max_bad_fraction: share of the examples that training may find unreadable and go on.
-    rows: those of the file that count; None: all. Every row is checked at once, its video only when it is read.
+    folder_fps: images a second of videos that are folders of them. rows: those of the file that count; None: all.
+    Every row is checked at once, its video only when it is read.
     Raises ValueError naming file and line.
     """
 
@@ -55,6 +57,7 @@ class VideoQADataset(Dataset):
         backend: str = "auto",
         decode_timeout: float | None = None,
         max_bad_fraction: float = 0.0,
+        folder_fps: float = FOLDER_FPS,
         rows: RowFile | None = None,
     ) -> None:
         if frames < 1:
@@ -63,7 +66,7 @@ class VideoQADataset(Dataset):
         self.root = self.annotations.parent if root is None else Path(root)
         self.processor = processor
         self.frames, self.max_fps = frames, max_fps
-        self.sampling, self.backend = sampling, backend
+        self.sampling, self.backend, self.folder_fps = sampling, backend, folder_fps
         self.read = GuardedReader(decode_timeout) if decode_timeout is not None else read_video
         self.max_bad_fraction = max_bad_fraction
         self.rows = checked_rows(self.annotations) if rows is None else rows
@@ -108,6 +111,7 @@ class VideoQADataset(Dataset):
             size=self.processor.image_size,
             backend=self.backend,
             sampling=self.sampling,
+            folder_fps=self.folder_fps,
         )
 
 
@@ -174,5 +178,6 @@ def training_data(spec: DataSpec, processor: VideoProcessor, **video: Any) -> Vi
         processor,
         decode_timeout=spec.decode_timeout,
         max_bad_fraction=spec.max_bad_fraction,
+        folder_fps=spec.folder_fps,
         **video,
     )

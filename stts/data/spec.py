@@ -13,8 +13,8 @@ from ..cli import from_dict
 
 OWN = {
     "synthetic": {"folder", "settings"},
-    "jsonl": {"annotations", "test_annotations", "root"},
-    "llava_video": {"annotations", "root", "folder", "max_turns", "missing_videos"},
+    "jsonl": {"annotations", "test_annotations", "root", "folder_fps"},
+    "llava_video": {"annotations", "root", "folder", "max_turns", "missing_videos", "folder_fps"},
     "molmo2": {"annotations", "root", "folder", "max_turns", "missing_videos"},
     "mixture": {"datasets"},
 }
@@ -42,6 +42,8 @@ class DataSpec:
     """llava_video, molmo2: questions about one video that share its tokens in one example, at most."""
     missing_videos: str = "error"
     """llava_video, molmo2: "error", or "skip" to leave out what is asked about videos that are not there."""
+    folder_fps: float = 2.0
+    """jsonl, llava_video: images a second of a video that is a folder of them (data/frame_folder.py)."""
     datasets: Mapping[str, DataSpec] = field(default_factory=dict)
     """mixture: name -> what is in it."""
     weight: float | None = None
@@ -73,6 +75,8 @@ class DataSpec:
             raise ValueError(f"data.max_bad_fraction is {share}, must be in [0, 1]")
         if self.weight is not None and not self.weight > 0:
             raise ValueError(f"weight is {self.weight}, must be above 0, or null for the number of examples")
+        if not 0 < self.folder_fps < float("inf"):
+            raise ValueError(f"data.folder_fps is {self.folder_fps}, must be above 0 images a second")
         if self.max_turns < 1:
             raise ValueError(f"data.max_turns is {self.max_turns}, must be at least 1")
         if self.missing_videos not in ("error", "skip"):

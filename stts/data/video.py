@@ -1,4 +1,4 @@
-"""`read_video`: a few frames out of a video file, with the time each is shown."""
+"""`read_video`: a few frames out of a video, a file or a folder of images, with the time each is shown."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from .decode import PyAVReader, VideoError
 from .decode_decord import DecordReader
 from .encode import write_video
+from .frame_folder import FOLDER_FPS, FrameFolder
 from .pixels import resize_frames
 from .sampling import choose_frames
 
@@ -22,6 +23,7 @@ __all__ = ["Clip", "VideoError", "read_video", "write_video"]
 logger = logging.getLogger(__name__)
 
 READERS = {"auto": PyAVReader, "pyav": PyAVReader, "decord": DecordReader}
+Reader = PyAVReader | DecordReader | FrameFolder
 SAMPLINGS = ("time", "transformers")
 
 END_SLACK = 0.1
@@ -50,22 +52,24 @@ def read_video(
     size: int | None = None,
     backend: Literal["auto", "pyav", "decord"] = "auto",
     sampling: Literal["time", "transformers"] = "time",
+    folder_fps: float = FOLDER_FPS,
 ) -> Clip:
-    """Take at most `frames` frames out of a video file, none of them twice.
+    """Take at most `frames` frames out of a video, none of them twice: a file, or a folder of images.
 
     start, end: seconds from the first shown frame; the range goes from the frame shown at `start` to the one
     shown at `end`. size: side in pixels of square frames; None keeps them as stored. backend: "auto" is
     "pyav", which is exact; "decord" is wrong on some files. sampling: "time" looks at instants, max_fps a
     second and the last one, or, where those are too many, at `frames` evenly spaced ones; "transformers"
-    counts frames as transformers' Molmo2VideoProcessor does.
+    counts frames as transformers' Molmo2VideoProcessor does. folder_fps: images a second of a folder (FrameFolder).
 
     Frames too damaged to decode are left out, with a warning in the log. Raises VideoError, naming file and
-    reason, when the file is missing, empty, no video or cut short, when the range lies outside it, and when
-    more than half of the frames are damaged. Raises ValueError for a setting out of range.
+    reason, when the file is missing, empty, no video or cut short, when the range lies outside it, when more than
+    half of the frames are damaged, and when an image of a folder is. Raises ValueError for a setting out of range.
     """
-    check_settings(frames, max_fps, size, backend, sampling)
+    check_settings(frames, max_fps, size, backend, sampling, folder_fps)
     path = Path(path)
-    reader, numbers = open_and_choose(path, frames, max_fps, start, end, backend, sampling)
+    reader = open_reader(path, backend, folder_fps)
+    numbers = choose(path, reader, frames, max_fps, start, end, sampling)
     pixels, found = collect(path, reader, numbers, size)
     if not found.all():
         report_damage(path, int((~found).sum()), len(found))
@@ -82,33 +86,41 @@ def probe_video(
     size: int | None = None,
     backend: Literal["auto", "pyav", "decord"] = "auto",
     sampling: Literal["time", "transformers"] = "time",
+    folder_fps: float = FOLDER_FPS,
 ) -> Clip:
     """What read_video returns, without the pixels: frames is (T, 0, 0, 3). Nothing is decoded, so damage inside a
     file is not found; raises as read_video does for everything else."""
-    check_settings(frames, max_fps, size, backend, sampling)
-    reader, numbers = open_and_choose(Path(path), frames, max_fps, start, end, backend, sampling)
+    check_settings(frames, max_fps, size, backend, sampling, folder_fps)
+    reader = open_reader(Path(path), backend, folder_fps)
+    numbers = choose(Path(path), reader, frames, max_fps, start, end, sampling)
     return Clip(np.empty((len(numbers), 0, 0, 3), dtype=np.uint8), reader.times[numbers])
 
 
-def open_and_choose(
+def open_reader(path: Path, backend: str, folder_fps: float = FOLDER_FPS) -> Reader:
+    """What lists and decodes the frames of a file, or of a folder of images. Raises VideoError."""
+    if path.is_dir():
+        return FrameFolder(path, folder_fps)
+    check_file(path)
+    return READERS[backend](path)
+
+
+def choose(
     path: Path,
+    reader: Reader,
     frames: int,
     max_fps: float,
     start: float | None,
     end: float | None,
-    backend: str,
     sampling: str,
-) -> tuple[PyAVReader | DecordReader, np.ndarray]:
-    """The reader of a file, and the (T,) numbers of the frames to take. Raises VideoError."""
-    check_file(path)
-    reader = READERS[backend](path)
+) -> np.ndarray:
+    """(T,) numbers of the frames to take. Raises VideoError for a range that is not there."""
     check_whole(path, reader, end)
     start, stop = resolve_range(path, reader.duration, start, end)
-    return reader, choose_frames(reader.times, reader.duration, frames, max_fps, start, stop, sampling)
+    return choose_frames(reader.times, reader.duration, frames, max_fps, start, stop, sampling)
 
 
 def collect(
-    path: Path, reader: PyAVReader | DecordReader, numbers: np.ndarray, size: int | None
+    path: Path, reader: Reader, numbers: np.ndarray, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode and resize frame by frame, so that only the result is ever in memory.
 
@@ -129,11 +141,14 @@ def collect(
     return pixels, found
 
 
-def check_settings(frames: int, max_fps: float, size: int | None, backend: str, sampling: str) -> None:
+def check_settings(
+    frames: int, max_fps: float, size: int | None, backend: str, sampling: str, folder_fps: float
+) -> None:
     if frames < 1:
         raise ValueError(f"frames is {frames}, must be at least 1")
-    if not (max_fps > 0 and math.isfinite(max_fps)):
-        raise ValueError(f"max_fps is {max_fps}, must be a positive number of frames a second")
+    for name, fps in (("max_fps", max_fps), ("folder_fps", folder_fps)):
+        if not (fps > 0 and math.isfinite(fps)):
+            raise ValueError(f"{name} is {fps}, must be a positive number of frames a second")
     if size is not None and size < 1:
         raise ValueError(f"size is {size}, must be at least 1 pixel, or None to keep frames as stored")
     if backend not in READERS:
@@ -145,15 +160,13 @@ def check_settings(frames: int, max_fps: float, size: int | None, backend: str, 
 def check_file(path: Path) -> None:
     if not path.exists():
         raise VideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a directory, must be a video file")
     if not path.is_file():
         raise VideoError(f"{path}: is not a regular file, must be a video file")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: is empty (0 bytes)")
 
 
-def check_whole(path: Path, reader: PyAVReader | DecordReader, end: float | None) -> None:
+def check_whole(path: Path, reader: Reader, end: float | None) -> None:
     """Refuse to read past the point where a file breaks off; log a header that promises too much."""
     there, promised = reader.duration, reader.promised
     if reader.cut_short and (end is None or end > there):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...once import make_once
 from ..rows import check_row
-from .entry import Broken, Entry, Reader
+from .entry import Broken, Entry, Reader, Unused
 
 if TYPE_CHECKING:
     from ..spec import DataSpec
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same files would give other rows: older folders are then made anew."""
 SHOWN = 10
 """Rows that an error message lists."""
@@ -69,9 +69,9 @@ def _files(annotations: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _write(folder: Path, spec: DataSpec, reader: Reader) -> None:
     """Fill a folder with train.jsonl and left_out.jsonl."""
-    kept, missing, broken = 0, [], []
+    kept, missing, broken, unused = 0, [], [], []
     with (folder / "train.jsonl").open("w", encoding="utf-8") as out:
-        for entry in join(_entries(reader, broken), spec.max_turns):
+        for entry in join(_entries(reader, broken, unused), spec.max_turns):
             try:
                 video = reader.find(entry)
                 row = _row(entry, video)
@@ -83,19 +83,24 @@ def _write(folder: Path, spec: DataSpec, reader: Reader) -> None:
                 continue
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             kept += 1
-    _refuse(spec, kept, missing, broken)
+    _refuse(spec, kept, missing, broken, unused)
     with (folder / "left_out.jsonl").open("w", encoding="utf-8") as log:
-        log.writelines(json.dumps({"row": b.where, "reason": b.reason}) + "\n" for b in broken + missing)
-    if broken or missing:
+        log.writelines(
+            json.dumps({"row": b.where, "reason": b.reason}) + "\n" for b in broken + missing + unused
+        )
+    if broken or missing or unused:
         print(
             f"{spec.annotations}: {kept} examples, {len(missing)} left out because their video is not there, "
-            f"{len(broken)} because they are broken; left_out.jsonl beside the examples lists them"
+            f"{len(broken)} because they are broken, {len(unused)} because they are not for training; "
+            "left_out.jsonl beside the examples lists them"
         )
 
 
-def _entries(reader: Reader, broken: list[Broken]) -> Iterator[Entry]:
+def _entries(reader: Reader, broken: list[Broken], unused: list[Broken]) -> Iterator[Entry]:
     for entry in reader.entries():
-        if isinstance(entry, Broken):
+        if isinstance(entry, Unused):
+            unused.append(entry)
+        elif isinstance(entry, Broken):
             broken.append(entry)
         else:
             yield entry
@@ -107,19 +112,21 @@ def _row(entry: Entry, video: str | None) -> dict[str, Any]:
     for i, (question, answer) in enumerate(entry.turns):
         messages.append({"role": "user", "content": question if i else context + question})
         messages.append({"role": "assistant", "content": answer})
+    part = {"start": entry.start, "end": entry.end}
     row = {"id": entry.where, "video": video or entry.videos[0], "messages": messages}
+    row |= {key: seconds for key, seconds in part.items() if seconds is not None}
     check_row(row)
     return row
 
 
 def join(entries: Iterable[Entry], max_turns: int) -> Iterator[Entry]:
-    """Entries about the same video as one, until it has max_turns turns; with 1 as they are.
+    """Entries about the same part of a video as one, until it has max_turns turns; with 1 as they are.
 
     One that has more by itself stays whole. What a video is still short of comes at the end.
     """
     waiting: dict[Any, Entry] = {}
     for entry in entries:
-        key = (entry.videos, entry.context)
+        key = (entry.videos, entry.context, entry.start, entry.end)
         if held := waiting.pop(key, None):
             if len(held.turns) + len(entry.turns) <= max_turns:
                 entry = held.add(entry)
@@ -132,9 +139,11 @@ def join(entries: Iterable[Entry], max_turns: int) -> Iterator[Entry]:
     yield from waiting.values()
 
 
-def _refuse(spec: DataSpec, kept: int, missing: list[Broken], broken: list[Broken]) -> None:
+def _refuse(
+    spec: DataSpec, kept: int, missing: list[Broken], broken: list[Broken], unused: list[Broken]
+) -> None:
     """Raises ValueError when too much is left out."""
-    total = kept + len(missing) + len(broken)
+    total = kept + len(missing) + len(broken) + len(unused)
     if len(broken) > math.floor(spec.max_bad_fraction * total):
         raise ValueError(
             f"{len(broken)} of {total} rows of {spec.annotations} are broken, data.max_bad_fraction is "
@@ -146,7 +155,10 @@ def _refuse(spec: DataSpec, kept: int, missing: list[Broken], broken: list[Broke
             f"data.root, or leave them out with data.missing_videos=skip:\n{_listed(missing)}"
         )
     if not kept:
-        raise ValueError(f"{spec.annotations}: of {total} rows none is left; {len(missing)} have no video")
+        raise ValueError(
+            f"{spec.annotations}: of {total} rows none is left; {len(missing)} have no video, {len(unused)} are not "
+            "for training"
+        )
 
 
 def _listed(rows: list[Broken]) -> str:

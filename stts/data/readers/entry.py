@@ -21,6 +21,9 @@ class Entry:
     """(question, answer), at least one."""
     context: str = ""
     """Said once, before the first question."""
+    start: float | None = None
+    end: float | None = None
+    """The part of the video that is shown, in seconds. None: from its beginning, to its end."""
 
     def add(self, other: Entry) -> Entry:
         """The same with the other's turns after it."""
@@ -33,6 +36,11 @@ class Broken:
 
     where: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Unused(Broken):
+    """A row that is not broken, but not for training either, as its publishers say."""
 
 
 class Reader:

@@ -39,7 +39,9 @@ class LlavaVideo(Reader):
                     yield Broken(where, str(error))
 
     def find(self, entry: Entry) -> str | None:
-        return next((name for name in entry.videos if resolve_video(self.root, name).is_file()), None)
+        """LLaVA-Hound's videos are folders of their frames."""
+        paths = {name: resolve_video(self.root, name) for name in entry.videos}
+        return next((name for name, path in paths.items() if path.is_file() or path.is_dir()), None)
 
     def _videos(self, file: Path, row: Mapping[str, Any]) -> tuple[str, ...]:
         video, source = row.get("video"), row.get("data_source")

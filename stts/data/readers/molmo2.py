@@ -3,9 +3,9 @@
 By their columns: Molmo2-AskModelAnything has video_id, question, answer; Molmo2-VideoCapQA one question a row
 (video_id, Question, Answer, NegativeAnswers) or, in LongCapQA, a list of them (video_id, qa_list);
 Molmo2-VideoSubtitleQA is as the former, with subtitle, a list of {start, end, text} in seconds; Molmo2-Cap has
-captions of several kinds, of which the longest, video_frame_merged_caption, is learned. Right and wrong answers are
-put in an order that is drawn from the question itself, and the letter is to be answered. Pointing and tracking
-(Molmo2-VideoPoint, Molmo2-VideoTrack) are not questions with text for an answer: they are refused.
+captions of several kinds, of which the longest, video_frame_merged_caption, is learned; Molmo2-VideoPoint is in
+points.py. Right and wrong answers are put in an order that is drawn from the question itself, and the letter is to be
+answered. Tracking (Molmo2-VideoTrack) is refused: which times an answer lists depends on the frames that are drawn.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any, ClassVar
 
 from ..prompts import LETTERS, multiple_choice_prompt
 from .entry import Broken, Entry, Reader
+from .points import is_pointing, pointing
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
-PREFIXES = ("", "v_", "ytb_")
-"""Before the id in file names: Molmo2-Cap shares videos with LLaVA-Video-178K."""
+NAMES = ("{}", "v_{}", "ytb_{}", "{}_2fps")
+"""What a file is called, by its id: Molmo2-Cap shares videos with LLaVA-Video-178K, Molmo2-VideoPoint has them at two
+frames a second as well."""
 CAPTIONS = ("video_frame_merged_caption", "merged_caption")
 DESCRIBE = "Describe this video in detail."
 BATCH = 1024
@@ -40,18 +42,21 @@ class Molmo2(Reader):
             for number, row in enumerate(_rows(file)):
                 where = self.where(file, number)
                 try:
-                    if found := turns(row):
+                    if is_pointing(row):
+                        yield pointing(where, row)
+                    elif found := turns(row):
                         yield Entry(where, (str(row["video_id"]),), found, _context(row))
                 except (ValueError, KeyError, TypeError) as error:
                     yield Broken(where, f"{type(error).__name__}: {error}")
 
     def find(self, entry: Entry) -> str | None:
-        names = (prefix + entry.videos[0] for prefix in PREFIXES)
+        names = (name.format(entry.videos[0]) for name in NAMES)
         return next((self.index[name] for name in names if name in self.index), None)
 
     @cached_property
     def index(self) -> dict[str, str]:
-        """Name of a video without its suffix, and name of a folder with one video -> its path below the root."""
+        """Name of a video without its suffix, by itself and after that of its folder (as in the id sora2/cat), and
+        name of a folder with one video -> its path below the root."""
         found: dict[str, str] = {}
         for folder, folders, names in os.walk(self.root):
             folders.sort()
@@ -59,6 +64,7 @@ class Molmo2(Reader):
             paths = [(Path(folder) / name).relative_to(self.root).as_posix() for name in videos]
             for name, path in zip(videos, paths, strict=True):
                 found.setdefault(Path(name).stem, path)
+                found.setdefault(f"{Path(folder).name}/{Path(name).stem}", path)
             if len(videos) == 1 and Path(folder) != self.root:
                 found.setdefault(Path(folder).name, paths[0])
         return found
