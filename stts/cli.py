@@ -8,49 +8,103 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import itertools
 import os
-import re
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+from .arguments import for_hydra
+from .config_files import CONFIG_DIR, explain, known_keys, misplaced
+from .failures import as_message
+
 USAGE_ERROR = 2
 """Exit status for a command that cannot be carried out as it was given."""
-GLOBAL = "# @package _global_"
-"""Hydra's first line of a file whose keys do not go below its group."""
-FILE_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""What a path may be wrong with that no check of the settings has found."""
+FAILED = 1
+"""Exit status after an error that nobody foresaw."""
+FIRST_OF_SIGNALS = 128
+"""Exit statuses from here on tell of a signal, which is meant for a whole sweep."""
+READ_BY_MACHINES = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc")
+"""Options of Hydra that print and do not run."""
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A run of the script, one of several in a sweep."""
+
+    overrides: tuple[str, ...]
+    status: int
+    message: str = ""
 
 
 def launch(task: Callable[[dict[str, Any]], int | None], config_name: str) -> None:
     """Run a script: compose configs/<config_name>.yaml with the command line and call task with a plain dict.
 
-    In a sweep (-m) task runs once for each combination. The process exits with what task returns; a
-    ValueError, or a path that cannot be what it must be, is printed as one message with exit status 2
-    (HYDRA_FULL_ERROR=1 shows where it came from).
+    The process exits with what task returns; a ValueError, or a file that cannot be read or written, is printed as
+    one message with exit status 2 (HYDRA_FULL_ERROR=1 shows where it came from). In a sweep (-m) task runs once for
+    each combination, also after one has failed; at the end those that failed are listed, and the highest status
+    counts.
     """
-    if {"--help", "-h"} & set(sys.argv[1:]):
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
         print(explain(config_name))
         return
+    say_that_it_starts(config_name, arguments)
+    known = known_keys(config_name)
+    try:
+        sys.argv[1:] = for_hydra(arguments, known)
+        for argument, message in misplaced(config_name, arguments).items():
+            if not argument.startswith("+"):
+                raise ValueError(message)
+        status = _run_with_hydra(task, config_name, {key.split(".")[0] for key in known})
+    except ValueError as error:
+        if _full_errors():
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        status = USAGE_ERROR
+    finally:
+        sys.argv[1:] = arguments
+    if status:
+        sys.exit(status)
+
+
+def say_that_it_starts(name: str, arguments: Sequence[str] = ()) -> None:
+    """A line on stderr before the slow imports, unless the arguments ask for something to be read by a machine."""
+    first = os.environ.get("RANK", "0") == "0"
+    if first and not set(READ_BY_MACHINES) & {argument.partition("=")[0] for argument in arguments}:
+        print(
+            f"stts {name}: reading settings; loading torch takes some seconds ...",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _run_with_hydra(
+    task: Callable[[dict[str, Any]], int | None], config_name: str, top_level: Iterable[str]
+) -> int:
+    """Returns the exit status. Where Hydra cannot compose the config, it has said why."""
+    ended: list[Ended] = []
     started = False
-    top_level = {key.split(".")[0] for key in _known_keys(config_name)}
 
     def run(config: DictConfig) -> None:
         nonlocal started
         started = True
-        if code := _run_cleanly(task, config, top_level):
-            sys.exit(code)
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        result = _run_cleanly(task, config, top_level, keep_going=sweep)
+        ended.append(result)
+        if result.status > FIRST_OF_SIGNALS or (result.status and sweep and _is_one_of_several()):
+            _list_failed(ended)
+            sys.exit(result.status)  # the others of a launch must not wait for this one in another run
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(run)()
@@ -58,46 +112,64 @@ def launch(task: Callable[[dict[str, Any]], int | None], config_name: str) -> No
         if started or not stop.code:
             raise
         print(_hint(config_name, sys.argv[1:]), end="", file=sys.stderr)
-        sys.exit(USAGE_ERROR)  # Hydra has printed what it could not compose
+        return USAGE_ERROR
+    if ended and ended[0].status:
+        print(
+            "".join(f"{m}\n" for m in misplaced(config_name, sys.argv[1:]).values()), end="", file=sys.stderr
+        )
+    _list_failed(ended)
+    return max((result.status for result in ended), default=0)
 
 
 def _run_cleanly(
-    task: Callable[[dict[str, Any]], int | None], config: DictConfig, top_level: Iterable[str]
-) -> int | None:
+    task: Callable[[dict[str, Any]], int | None],
+    config: DictConfig,
+    top_level: Iterable[str],
+    keep_going: bool,
+) -> Ended:
+    """Call the task. What is wrong with the command or its files is printed; with keep_going any error is."""
+    overrides = tuple(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         expect_keys(plain, top_level)
-        return task(plain)
+        return Ended(overrides, task(plain) or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OmegaConfBaseException, *FILE_ERRORS) as error:
-        if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+        return Ended(overrides, 130, "interrupted")
+    except Exception as error:
+        message = as_message(error)
+        if message is None and keep_going:
+            traceback.print_exc()
+            return Ended(overrides, FAILED, f"{type(error).__name__}: {error}")
+        if message is None or _full_errors():
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        print(f"error: {message}", file=sys.stderr)
+        return Ended(overrides, USAGE_ERROR, message)
 
 
-def _config_text(config_name: str) -> str:
-    """A script's config, and after it those it includes by name in its defaults."""
-    text = (CONFIG_DIR / f"{config_name}.yaml").read_text()
-    included = re.findall(r"^  - ([a-z]\w*)$", text, flags=re.MULTILINE)
-    return "\n".join([text, *map(_config_text, included)])
+def _list_failed(ended: Sequence[Ended]) -> None:
+    """What became of the runs of a sweep of which some failed."""
+    failed = [(number, result) for number, result in enumerate(ended) if result.status]
+    if not failed or len(ended) < 2:
+        return
+    shared = set.intersection(*(set(result.overrides) for result in ended))
+    print(f"{len(failed)} of {len(ended)} runs failed:", file=sys.stderr)
+    for number, result in failed:
+        own = " ".join(override for override in result.overrides if override not in shared)
+        print(f"  #{number} {own}: {result.message or f'exit status {result.status}'}", file=sys.stderr)
 
 
-def _known_keys(config_name: str) -> list[str]:
-    """Every key that a script's command line may set, config groups included."""
-    text = _config_text(config_name)
-    known = [key for key, _, _ in documented_keys(text)]
-    for group, _ in _default_groups(text):
-        files = sorted((CONFIG_DIR / group).glob("*.yaml"))
-        known += [group, *(key for file in files for key, _, _ in _keys_of(group, file.read_text()))]
-    return known
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _full_errors() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 def _hint(config_name: str, arguments: Iterable[str]) -> str:
     """The known keys closest to those of the command line that are not known, a line each."""
-    known = _known_keys(config_name)
+    known = known_keys(config_name)
     keys = [argument.split("=")[0].lstrip("+~") for argument in arguments if "=" in argument]
     close = {key: difflib.get_close_matches(key, known, n=1) for key in keys if key not in known}
     return "".join(f"{key}: did you mean {match[0]}?\n" for key, match in close.items() if match)
@@ -153,62 +225,3 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return value
     names = " or ".join("null" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
     raise ValueError(f"{where} is {value!r}, must be {names}")
-
-
-def explain(config_name: str) -> str:
-    """The --help text: every key with its default and the comment beside it, then the groups."""
-    text = _config_text(config_name)
-    parts = [*_header(text), "", "Settings (key, default, meaning):", *_table(documented_keys(text))]
-    for group, default in _default_groups(text):
-        parts += ["", f"{group}=NAME, one of (default {default}):"]
-        for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
-            parts.append(f"  {file.stem:<20}  {' '.join(_header(file.read_text()))}")
-        if (chosen := CONFIG_DIR / group / f"{default}.yaml").exists():
-            parts.append(f"keys of {group}={default}:")
-            parts += _table(_keys_of(group, chosen.read_text()))
-    parts += [
-        "",
-        "-m runs every combination of comma-separated values; --cfg job prints the composed config.",
-    ]
-    return "\n".join(parts)
-
-
-def _header(text: str) -> list[str]:
-    """The comment a YAML file opens with, without Hydra's package line."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
-    return [line.lstrip("#")[1:] for line in lines if line != GLOBAL]
-
-
-def documented_keys(text: str) -> Iterator[tuple[str, str, str]]:
-    """(dotted key, default, comment) of each leaf in YAML text; `defaults` and `hydra` are left out.
-
-    A comment stands on the key's own line or on the lines directly above it.
-    """
-    path: list[tuple[int, str]] = []
-    above = ""
-    for line in itertools.dropwhile(lambda line: line.startswith("#"), text.splitlines()):
-        if comment := re.fullmatch(r"\s*# ?(.*)", line):
-            above = f"{above} {comment[1]}".strip()
-            continue
-        if match := re.fullmatch(r"""(\s*)([\w/]+):\s*("[^"]*"|'[^']*'|.*?)(?:\s*(?<!\S)#\s*(.*))?""", line):
-            indent, key, value, beside = len(match[1]), match[2], match[3], match[4] or ""
-            path = [*(entry for entry in path if entry[0] < indent), (indent, key)]
-            if value and path[0][1] not in ("defaults", "hydra"):
-                yield ".".join(name for _, name in path), value, f"{above} {beside}".strip()
-        above = ""
-
-
-def _keys_of(group: str, text: str) -> Iterator[tuple[str, str, str]]:
-    """documented_keys of one file of a group, named as the command line names them."""
-    where = "" if text.startswith(GLOBAL) else f"{group}."
-    yield from ((where + key, *rest) for key, *rest in documented_keys(text))
-
-
-def _default_groups(text: str) -> list[tuple[str, str]]:
-    return re.findall(r"^  - (?:optional )?([a-z]\w*): (\S+)", text, flags=re.MULTILINE)
-
-
-def _table(rows: Iterable[tuple[str, str, str]]) -> list[str]:
-    rows = list(rows)
-    width = max((len(key) for key, _, _ in rows), default=0)
-    return [f"  {key:<{width}}  {value:<10}  {meaning}".rstrip() for key, value, meaning in rows]

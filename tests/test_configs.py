@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from stts.checkpoint import newest_checkpoint
-from stts.cli import CONFIG_DIR, documented_keys, explain, from_dict, launch
+from stts.cli import CONFIG_DIR, explain, from_dict, launch
+from stts.config_files import documented_keys
 from stts.run_config import RunConfig, VideoConfig, WandbConfig
 from stts.settings import flatten
 from stts.train_config import LearningRates, LoraSettings, ParallelConfig, TrainConfig

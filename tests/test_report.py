@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts.cli import CONFIG_DIR, documented_keys, launch
+from stts.cli import CONFIG_DIR, launch
+from stts.config_files import documented_keys
 from stts.eval.html_report import Example, make_sections, overview, render_html, render_markdown
 from stts.eval.records import write_json
 from stts.eval.report import summarize
