@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
 from stts.data.spec import prepare_data
+from stts.next_command import suggest
 from stts.run_config import CheckConfig, RunConfig
 
 
@@ -39,7 +41,10 @@ def main(config: dict[str, Any]) -> int:
     estimated = len(findings.measured) + len(findings.unreadable) < order.num_examples
     passes = train.grad_accumulation * check.processes
     print_epoch(console, epoch, budget, passes, train.pack_buffer > 0, estimated)
-    return 0 if good and not (epoch.too_long and train.too_long == "error") else 1
+    if not good or (epoch.too_long and train.too_long == "error"):
+        return 1
+    suggest("train", [argument for argument in sys.argv[1:] if not argument.startswith("check.")])
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-USAGE_ERROR = 2
+from stts.cli import USAGE_ERROR, full_errors, say_that_it_starts
+from stts.failures import as_message
+from stts.next_command import suggest
 
 
 def parse(arguments: list[str] | None = None) -> dict:
@@ -33,7 +35,9 @@ def parse(arguments: list[str] | None = None) -> dict:
 
 
 def main(options: dict) -> None:
-    from safetensors import SafetensorError  # here, so that --help is there at once
+    say_that_it_starts("convert")
+
+    from safetensors import SafetensorError
 
     from stts import convert
 
@@ -42,13 +46,22 @@ def main(options: dict) -> None:
         "export": convert.to_published,
         "strip": convert.strip_scorer,
     }
+    command = options.pop("command")
     try:
-        for remark in functions[options.pop("command")](**options):
+        for remark in functions[command](**options):
             print(remark)
-    except (ValueError, OSError, SafetensorError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        message = as_message(error) or (str(error) if isinstance(error, SafetensorError) else None)
+        if message is None or full_errors():
+            raise
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     print(f"written to {options['folder']}")
+    if command == "export":
+        back = ["import", options["folder"], f"{options['folder']}-again", "--like", options["source"]]
+        suggest("convert", back)
+    else:
+        suggest("eval", checkpoint=options["folder"], policy="none" if command == "strip" else None)
 
 
 if __name__ == "__main__":

@@ -6,25 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.comparison import Recipe
 from stts.config import STTSConfig
-from stts.data import DataSpec, load_data
-from stts.demo import Policy, run_demo
-from stts.eval.tasks.base import BenchmarkSpec
-from stts.eval.tasks.registry import load_questions
 from stts.models import ModelSpec
+from stts.next_command import suggest
 
 
 def main(config: dict[str, Any]) -> None:
     """Settings, then clips, then the comparison."""
-    policies = [from_dict(Policy, {"name": p, "prune_ratio": r}, "arms") for p, r in config["arms"]]
     shared = from_dict(STTSConfig, config["stts"], "stts")
+    spec = from_dict(ModelSpec, config["model"], "model")
+
+    from stts.comparison import Recipe
+    from stts.data import DataSpec, load_data
+    from stts.demo import Policy, run_demo
+    from stts.eval.tasks.base import BenchmarkSpec
+    from stts.eval.tasks.registry import load_questions
+
+    policies = [from_dict(Policy, {"name": p, "prune_ratio": r}, "arms") for p, r in config["arms"]]
     settings = ("steps", "ramp_steps", "batch_size", "frames", "processes")
     recipe = from_dict(Recipe, {key: config[key] for key in settings})
-    spec = from_dict(ModelSpec, config["model"], "model")
     questions = load_questions(BenchmarkSpec("synthetic", task="data", data=config["data"]))
     data = load_data(DataSpec.from_dict(config["data"]))
-    run_demo(policies, shared, recipe, config["seed"], spec, data, questions, Path(config["output_dir"]))
+    output_dir = Path(config["output_dir"])
+    run_demo(policies, shared, recipe, config["seed"], spec, data, questions, output_dir)
+    suggest("report", runs=[str(output_dir)], examples=0)  # its runs keep no settings to ask again
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,26 @@ from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.tasks import BenchmarkSpec
 from stts.models import ModelSpec, find_folder, load_model
+from stts.next_command import of_model, suggest
 from stts.relaunch import start_all_processes
+from stts.run_names import named_after_weights
 from stts.settings import write_settings
 
 
 def main(config: dict[str, Any]) -> int | None:
     """Settings, then files, then the model: what is wrong is said before what is slow begins."""
     if config["compare"] is not None:
-        return print_compared(config["compare"])
+        print_compared(config["compare"])
+        suggest("report", runs=config["compare"])
+        return None
+    config = named_after_weights(config)
     benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
     configs = one_by_one(config)
     if config["check"]:
-        return print_missing(configs)
+        status = print_missing(configs)
+        if not status:
+            suggest("eval", [argument for argument in sys.argv[1:] if not argument.startswith("check=")])
+        return status
     model_spec = from_dict(ModelSpec, config["model"], "model")
     pruning = {key: config[key] for key in ("prune_ratio", "policy")}
     stts = from_dict(STTSConfig, pruning | config["stts"])
@@ -58,6 +67,8 @@ def main(config: dict[str, Any]) -> int | None:
     if benchmark.members and processes.is_main_process:
         lengths = {run.spec.name: run.spec.length for run in runs}
         print_group(benchmark.name, results, lengths, Path(folder_of(config, benchmark.name)))
+    if processes.is_main_process:
+        suggest("visualize", **of_model(config), video=runs[0].questions[0].video)
     return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
+from stts.next_command import suggest
 
 
 def main(config: dict[str, Any]) -> None:
@@ -30,8 +31,12 @@ def main(config: dict[str, Any]) -> None:
     results = score(folder, output_dir / "data", spec, output_dir / "scores")
     if config["install"]:
         print(f"installed in {install(folder, results, curriculum.seed)}")
+        suggest("train")
     else:
         print(f"the model is in {folder}")
+        suggest(
+            "train", model=None if curriculum.size == "tiny" else curriculum.size, **{"model.path": folder}
+        )
 
 
 if __name__ == "__main__":

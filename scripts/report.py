@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def main(config: dict[str, Any]) -> None:
     page, table = write_report(Path(config["output_dir"]), sections, drawn, config["title"])
     print(table.read_text(encoding="utf-8"))
     print(f"written to {page} and {table}")
+    print("next: " + shlex.join(["python", "-m", "webbrowser", page.absolute().as_uri()]))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
 from stts.eval.sweep import SweepConfig, cell_config, finish_sweep, made_of
 from stts.models import ModelSpec, find_folder, load_model
+from stts.next_command import suggest
 from stts.relaunch import start_all_processes
+from stts.run_names import named_after_weights
 from stts.settings import write_settings
 
 
 def main(config: dict[str, Any]) -> None:
     """Settings and files of every cell first, then the model, then cell by cell."""
+    config = named_after_weights(config)
     lists = {key: config[key] for key in ("frames", "prune_ratio", "policy")}
     grid = {key: value if isinstance(value, list) else [value] for key, value in lists.items()}
     sweep = from_dict(SweepConfig, grid | config.pop("sweep"))
@@ -54,6 +57,7 @@ def main(config: dict[str, Any]) -> None:
     if processes.is_main_process:
         name = config["checkpoint"] or spec.name
         finish_sweep(folder, cells, runs, costs, sweep, {"benchmark": runs[0].spec.name, "model": name})
+        suggest("report", runs=[str(folder)])
 
 
 if __name__ == "__main__":

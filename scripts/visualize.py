@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
 from stts.config import STTSConfig
-from stts.drawing import DrawingConfig, headline
+from stts.drawing import DrawingConfig, folder_for, headline
 from stts.eval.config import warn_if_untrained
 from stts.eval.records import write_json
 from stts.models import ModelSpec, find_folder, load_model
+from stts.next_command import of_model, suggest
+from stts.run_names import named_after_weights
 
 
 def main(config: dict[str, Any]) -> None:
     """Settings and files first, then the model, then the pictures."""
+    config = named_after_weights(config)
     settings = {key: config[key] for key in ("video", "frames", "reading", "question", "options", "seed")}
     drawing = from_dict(DrawingConfig, settings | config["draw"])
+    folder = folder_for(drawing.video, config["output_dir"])
     model_spec = from_dict(ModelSpec, config["model"], "model")
     stts = from_dict(STTSConfig, {key: config[key] for key in ("prune_ratio", "policy")} | config["stts"])
     warn_if_untrained(stts, find_folder(model_spec, config["checkpoint"]))
@@ -38,13 +41,13 @@ def main(config: dict[str, Any]) -> None:
         )
     reply = ask_about(model, processor, drawing) if drawing.question else None
     title = headline(seen.name, model_spec.name, model.stts, drawing.question, reply)
-    folder = Path(config["output_dir"]) / Path(drawing.video).stem
     print(f"drawn: {draw_sheet(seen, folder / 'sheet.png', title, drawing.sheet_frames)}")
     if drawing.mp4:
         print(f"drawn: {write_film(seen, folder / 'overlay.mp4', title, drawing.fps)}")
-    numbers = {"settings": model.stts.to_dict(), "answer": reply} | describe_kept(seen)
+    numbers = {"file": drawing.video, "settings": model.stts.to_dict(), "answer": reply} | describe_kept(seen)
     write_json(folder / "kept.json", numbers)
     print(f"written: {folder / 'kept.json'}")
+    suggest("eval", **of_model(config))
 
 
 if __name__ == "__main__":

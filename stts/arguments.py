@@ -42,6 +42,21 @@ def for_hydra(arguments: Sequence[str], known: Iterable[str]) -> list[str]:
     return readable
 
 
+def as_value(value: object) -> str:
+    """A value, or a list of them, as it is written on the command line."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_item, map(str, value)))}]"
+    return _quoted(str(value)) if _is_quoted(str(value)) else str(value)
+
+
+def _item(text: str) -> str:
+    return _quoted(text) if "," in text or _is_quoted(text) or text != text.strip() else text
+
+
+def _is_quoted(value: str) -> bool:
+    return value[:1] in ("'", '"') and value[:1] == value[-1:]
+
+
 def _readable(argument: str, known: set[str], sweeping: bool) -> str:
     key, _, value = argument.partition("=")
     name = key.lstrip("+~")
@@ -75,8 +90,7 @@ def _text(value: str) -> str:
     parsed = _parsed(f"key={value}")
     if parsed:
         read = None if parsed.is_sweep_override() else parsed.value()
-        quoted = value[:1] in ("'", '"') and value[:1] == value[-1:] and isinstance(read, str)
-        if read == value or quoted or value.strip().lower() == "null":
+        if read == value or (_is_quoted(value) and isinstance(read, str)) or value.strip().lower() == "null":
             return value
     return _quoted(value)
 

@@ -68,7 +68,7 @@ def launch(task: Callable[[dict[str, Any]], int | None], config_name: str) -> No
                 raise ValueError(message)
         status = _run_with_hydra(task, config_name, {key.split(".")[0] for key in known})
     except ValueError as error:
-        if _full_errors():
+        if full_errors():
             raise
         print(f"error: {error}", file=sys.stderr)
         status = USAGE_ERROR
@@ -141,7 +141,7 @@ def _run_cleanly(
         if message is None and keep_going:
             traceback.print_exc()
             return Ended(overrides, FAILED, f"{type(error).__name__}: {error}")
-        if message is None or _full_errors():
+        if message is None or full_errors():
             raise
         print(f"error: {message}", file=sys.stderr)
         return Ended(overrides, USAGE_ERROR, message)
@@ -163,7 +163,8 @@ def _is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def _full_errors() -> bool:
+def full_errors() -> bool:
+    """Whether tracebacks are wanted of errors that are foreseen, too."""
     return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 

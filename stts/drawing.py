@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from .config import STTSConfig
 
-READING = ("max_fps", "backend", "sampling", "start", "end")
+READING = ("max_fps", "backend", "sampling", "start", "end", "folder_fps")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DrawingConfig:
     """What to look at and how to draw it. Raises ValueError, naming the key, for a value that makes no sense."""
 
     video: str | None
-    """A file."""
+    """A file, or a folder of frames."""
     frames: int
     """At most this many frames of it are shown to the model."""
     reading: Mapping[str, Any] = field(default_factory=dict)
@@ -37,10 +38,12 @@ class DrawingConfig:
 
     def __post_init__(self) -> None:
         if not self.video:
-            raise ValueError("video is not set: give the file to look at, e.g. video=clip.mp4")
+            raise ValueError(
+                "video is not set: give the file or folder of frames to look at, e.g. video=clip.mp4"
+            )
         object.__setattr__(self, "video", str(Path(self.video).expanduser()))
-        if not Path(self.video).is_file():
-            raise ValueError(f"video is {self.video!r}: no such file")
+        if not Path(self.video).exists():
+            raise ValueError(f"video is {self.video!r}: no such file or folder of frames")
         _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
         _check(self.seed >= 0, "seed", self.seed, "must be 0 or more")
         _check(self.sheet_frames >= 1, "draw.sheet_frames", self.sheet_frames, "must be at least 1")
@@ -48,6 +51,17 @@ class DrawingConfig:
         _check(not self.options or self.question, "options", self.options, "needs question=...")
         if unknown := [key for key in self.reading if key not in READING]:
             raise ValueError(f"reading.{unknown[0]} is not a setting; known: {', '.join(READING)}")
+
+
+def folder_for(video: str, output_dir: str | Path) -> Path:
+    """Where the pictures of a video go. Raises ValueError where those of another video of that name are."""
+    path = Path(video)
+    folder = Path(output_dir) / (path.name if path.is_dir() else path.stem)
+    if (folder / "kept.json").is_file():
+        drawn = json.loads((folder / "kept.json").read_text(encoding="utf-8")).get("file", video)
+        if Path(drawn).absolute() != path.absolute():
+            raise ValueError(f"{folder} has the pictures of {drawn}, not of {video}: give another output_dir")
+    return folder
 
 
 def headline(

@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from .kept import KeptVideo
+from .lettering import drawable
 from .visualize import bare, dim_dropped, save_figure, spread_evenly
 
 HEAT = "inferno"
@@ -72,7 +73,8 @@ def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> 
 def draw_title(figure: Figure, title: str) -> None:
     """Write the lines of a title into the upper left corner."""
     across, down = figure.get_size_inches()
-    figure.text(LEFT / across, 1 - 0.12 / down, title, fontsize=11, va="top", linespacing=1.35)
+    place = LEFT / across, 1 - 0.12 / down
+    figure.text(*place, drawable(title), fontsize=11, va="top", linespacing=1.35)
 
 
 def draw_frame(ax: Axes, picture: np.ndarray) -> None:

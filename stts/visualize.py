@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .data.pixels import resize_frames
+from .lettering import drawable
 
 MAX_COLUMNS = 12
 """Frames side by side at most; longer clips show evenly spaced ones."""
@@ -68,9 +69,9 @@ def draw_kept(
             ax.set_title(f"{seconds}{keep[t].mean():.0%}", fontsize=7, pad=2)
             if evidence is not None:
                 _outline(ax, evidence[t], size)
-        row[0].set_ylabel(f"{name}\n{keep.mean():.0%} kept", fontsize=9)
+        row[0].set_ylabel(f"{drawable(name)}\n{keep.mean():.0%} kept", fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(drawable(title), fontsize=10)
     return save_figure(figure, path)
 
 

@@ -12,6 +12,8 @@ import pytest
 from matplotlib import image
 
 from stts.cli import CONFIG_DIR, launch
+from stts.data import read_video
+from stts.drawing import folder_for
 from stts.film import HEAD, write_film
 from stts.kept import KeptVideo, describe_kept
 from stts.sheet import LEFT, draw_sheet, heat_map, heat_norm
@@ -159,7 +161,7 @@ def test_script_draws_what_the_model_keeps(monkeypatch, tmp_path, capsys, tiny_f
         "prune_ratio=0.6",
     ]
     assert run(monkeypatch, tmp_path, f"model.path={tiny_folder}", f"video={video}", *asked) == 0
-    folder = tmp_path / "outputs/visualize/tiny-temporal-0.6" / video.stem
+    (folder,) = (tmp_path / "outputs/visualize").glob(f"tiny-seed0-*-temporal-0.6/{video.stem}")
     assert (folder / "sheet.png").stat().st_size > 10_000
     told = json.loads((folder / "kept.json").read_text())
     dropped = int(len(told["frames"]) * 9 * 0.6 + 1e-6)
@@ -168,14 +170,38 @@ def test_script_draws_what_the_model_keeps(monkeypatch, tmp_path, capsys, tiny_f
     assert told["frames"][0]["kept"] == 1
     with av.open(str(folder / "overlay.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 4
-    assert "sheet.png" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "sheet.png" in told
+    assert told.splitlines()[-1].startswith("next: python eval.py model.path=")
+
+
+def test_script_draws_a_folder_of_frames_under_its_own_name(monkeypatch, tmp_path, tiny_folder, clips):
+    video = tmp_path / "clip.v1 ü=1"
+    video.mkdir()
+    for number, frame in enumerate(read_video(next((clips / "videos").glob("*.mp4")), 4).frames):
+        image.imsave(video / f"{number}.png", frame)
+    arguments = [f"model.path={tiny_folder}", f"video={video}", "draw.mp4=false", "output_dir=out"]
+    assert run(monkeypatch, tmp_path, *arguments, "reading.folder_fps=4", "reading.max_fps=4") == 0
+    told = json.loads((tmp_path / "out" / video.name / "kept.json").read_text())
+    assert [frame["seconds"] for frame in told["frames"]] == [0, 0.25, 0.5, 0.75]
+    (tmp_path / "empty").mkdir()
+    assert run(monkeypatch, tmp_path, f"model.path={tiny_folder}", "video=empty") == 2
+
+
+def test_pictures_of_another_video_of_that_name_are_not_overwritten(tmp_path):
+    folder = folder_for("a/clip.mp4", tmp_path)
+    folder.mkdir()
+    (folder / "kept.json").write_text('{"file": "a/clip.mp4"}')
+    assert folder_for("./a/clip.mp4", tmp_path) == folder
+    with pytest.raises(ValueError, match=r"has the pictures of a/clip.mp4, not of b/clip.mp4"):
+        folder_for("b/clip.mp4", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "video is not set"),
-        (["video=nowhere.mp4"], "video is 'nowhere.mp4': no such file"),
+        (["video=nowhere.mp4"], "video is 'nowhere.mp4': no such file or folder of frames"),
         (["video=FILE", "draw.fps=0"], "draw.fps is 0.0, must be above 0"),
         (["video=FILE", "options=[a,b]"], "needs question"),
         (["video=FILE", "draw.sheet_frames=0"], "draw.sheet_frames is 0"),

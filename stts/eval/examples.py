@@ -27,6 +27,9 @@ from .tasks.base import BenchmarkSpec, Question
 from .tasks.registry import load_questions
 from .watching import read_clip, seen_evidence
 
+NEEDED = ("benchmark", "checkpoint", "frames", "model", "policy", "prune_ratio", "seed", "stts", "video")
+"""What a run's config.yaml must have for its model to be asked again."""
+
 
 def draw_examples(section: Section, count: int) -> list[Example]:
     """Up to `count` questions of a benchmark, with what every one of its runs kept.
@@ -65,7 +68,15 @@ def read_config(run: EvaluatedRun) -> dict[str, Any]:
     path = run.folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{path} is missing, so its model cannot be asked again: set examples=0")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML that can be read: set examples=0; {error}") from error
+    if missing := [key for key in NEEDED if not isinstance(config, dict) or key not in config]:
+        raise ValueError(
+            f"{path} does not hold the settings of a run ({missing[0]} is missing): set examples=0"
+        )
+    return config
 
 
 def _find_questions(run: EvaluatedRun, ids: Sequence[str]) -> list[Question]:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ..lettering import drawable
 from ..visualize import save_figure
 from .pareto import Point
 from .sweep import COSTS, frontier_by
@@ -37,7 +38,7 @@ def draw_sweep(points: Sequence[Point], path: str | os.PathLike, title: str = ""
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(drawable(title), fontsize=11)
     return save_figure(figure, path, dpi=130)
 
 
