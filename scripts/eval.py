@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,7 @@ def main(config: dict[str, Any]) -> int | None:
     benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
     configs = one_by_one(config)
     if config["check"]:
-        status = print_missing(configs)
-        if not status:
-            suggest("eval", [argument for argument in sys.argv[1:] if not argument.startswith("check=")])
-        return status
+        return print_missing(configs)
     model_spec = from_dict(ModelSpec, config["model"], "model")
     pruning = {key: config[key] for key in ("prune_ratio", "policy")}
     stts = from_dict(STTSConfig, pruning | config["stts"])

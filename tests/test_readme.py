@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import shlex
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from stts.cli import CONFIG_DIR
+from stts.cli import CONFIG_DIR, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,36 +27,50 @@ CLIPS = "data.num_train=4 data.num_test=1 data.folder=clips"
 SMALL = f"{CLIPS} train.max_steps=2 train.batch_size=2 train.num_workers=0"
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_snippet_runs(snippet, clips, tmp_path):
+def test_snippet_runs(snippet, clips, tmp_path, monkeypatch, capsys):
     video = next((clips / "videos").glob("*.mp4"))
     (tmp_path / "clip.mp4").write_bytes(video.read_bytes())
-    done = run([sys.executable, "-c", snippet], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out
+
+
+def run(monkeypatch, command: str, more: str = "") -> int:
+    """A command of the README in this process; its exit status."""
+    name, *arguments = shlex.split(f"{command} {more}")[1:]
+    spec = importlib.util.spec_from_file_location(f"{Path(name).stem}_script", ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    try:
+        launch(module.main, Path(name).stem)
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
 
 
 @pytest.mark.slow
-def test_train_and_evaluate_commands_run_in_turn(tmp_path):
-    train, evaluate, videomme = COMMANDS
+def test_train_and_evaluate_commands_run_in_turn(tmp_path, monkeypatch, capsys):
+    train, evaluate, videomme, own = COMMANDS
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, train, SMALL) == 0
+    assert run(monkeypatch, evaluate, CLIPS) == 0
+    assert list(tmp_path.glob("outputs/eval/synthetic/**/results.json"))
+    capsys.readouterr()
+    assert run(monkeypatch, videomme) == 2
+    assert "videomme" in capsys.readouterr().err
 
-    def script(command: str, more: str = "") -> subprocess.CompletedProcess:
-        name, *arguments = shlex.split(command)[1:]
-        return run([sys.executable, str(ROOT / name), *arguments, *shlex.split(more)], tmp_path)
-
-    done = script(train, SMALL)
-    assert done.returncode == 0, done.stderr
-    done = script(evaluate, CLIPS)
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("outputs/eval/**/results.json"))
-    done = script(videomme)
-    assert done.returncode == 2
-    assert "videomme" in done.stderr
+    (trained,) = tmp_path.glob("outputs/train/*")
+    os.symlink(trained.name, tmp_path / "outputs/train/RUN")
+    shutil.copy("clips/test.jsonl", "test.jsonl")
+    shutil.copytree("clips/videos", "videos/videos")  # rows name videos/test_00000.mp4
+    assert run(monkeypatch, own) == 0
+    assert list(tmp_path.glob("outputs/eval/jsonl/RUN-*/results.json"))
+    assert (
+        capsys.readouterr().out.splitlines()[-1].startswith("next: python scripts/visualize.py checkpoint=")
+    )
 
 
 def test_files_that_the_readme_names_exist():

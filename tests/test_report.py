@@ -274,7 +274,7 @@ def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, ca
         (["runs=[run]", "examples=-1"], "examples is -1"),
         (["runs=[run]", "examples=0", "names=[a,b]"], "names has 2 entries"),
         (["runs=[run]", "examples=1"], r"config\.yaml is missing"),
-        (["runs=[run]", "examples=0", "output_dir=run/results.json"], "File exists: 'run/results.json'"),
+        (["runs=[run]", "examples=0", "output_dir=run/results.json"], "run/results.json: File exists"),
     ],
 )
 def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, arguments, message):

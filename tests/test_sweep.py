@@ -201,7 +201,7 @@ def test_a_sweep_is_evaluated_measured_drawn_and_resumed(monkeypatch, tmp_path, 
         "sweep.cost_repeats=1",
     ]
     assert run(monkeypatch, tmp_path, *arguments) == 0
-    folder = next(tmp_path.glob("outputs/sweep/*/tiny"))
+    folder = next(tmp_path.glob("outputs/sweep/*/tiny-seed0-*"))
     summary = json.loads((folder / "sweep.json").read_text())
     assert [(cell["frames"], cell["policy"]) for cell in summary["cells"]] == [
         (2, "none"),

@@ -16,7 +16,12 @@ def load_test_rows(spec: BenchmarkSpec) -> list[Question]:
 
     Raises ValueError where there is no test file, or naming file and row of one that is not multiple choice.
     """
-    data = DataSpec.from_dict(spec.data)
+    values = dict(spec.data)
+    if "test_annotations" in values:  # one's own files: the training rows are not read here
+        values["annotations"] = values["test_annotations"]
+    if "test_annotations" in values and not values["test_annotations"]:
+        raise ValueError("data.test_annotations is not set: give the JSONL file of test questions")
+    data = DataSpec.from_dict(values)
     paths = load_data(data)
     if paths.test is None:
         raise ValueError("data.test_annotations is not set: give the JSONL file of test questions")
