@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: test demo lint clean
 
 test: .venv/dev
-	.venv/bin/python -m pytest -n auto --dist worksteal
+	.venv/bin/python -m pytest -n logical --dist worksteal
 
 demo: .venv/demo
 	.venv/bin/python scripts/demo.py

@@ -22,7 +22,10 @@ def main(config: dict[str, Any]) -> None:
     from stts.eval.tasks.base import BenchmarkSpec
     from stts.eval.tasks.registry import load_questions
 
-    policies = [from_dict(Policy, {"name": p, "prune_ratio": r}, "arms") for p, r in config["arms"]]
+    arms = config["arms"] if isinstance(config["arms"], list) else [config["arms"]]
+    if odd := [arm for arm in arms if not isinstance(arm, list) or len(arm) != 2]:
+        raise ValueError(f"arms has {odd[0]!r}, must be pairs of policy and prune_ratio: arms=[[scorer,0.5]]")
+    policies = [from_dict(Policy, {"name": p, "prune_ratio": r}, "arms") for p, r in arms]
     settings = ("steps", "ramp_steps", "batch_size", "frames", "processes")
     recipe = from_dict(Recipe, {key: config[key] for key in settings})
     questions = load_questions(BenchmarkSpec("synthetic", task="data", data=config["data"]))

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from itertools import islice
 from pathlib import Path
@@ -136,17 +135,18 @@ def test_the_report(mixed, processor):
         assert part in text
 
 
-@pytest.mark.slow
-def test_the_script_tells_and_exits_with_1(clips, mixed, tmp_path):
-    rows = mixed.datasets["holes"].annotations
-    command = [sys.executable, str(ROOT / "scripts/check_data.py"), "data=jsonl", f"data.annotations={rows}"]
-    command += ["frames=4", "train.num_workers=0", f"check.output={tmp_path / 'wrong.txt'}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"COLUMNS": "150"}
-    )
-    assert done.returncode == 1, done.stderr
-    assert "9 rows" in done.stdout
-    assert "an epoch: " in done.stdout
+def test_the_script_tells_and_exits_with_1(clips, mixed, tmp_path, monkeypatch, capsys):
+    rows, script = mixed.datasets["holes"].annotations, ROOT / "scripts/check_data.py"
+    arguments = ["data=jsonl", f"data.annotations={rows}", "frames=4", "train.num_workers=0"]
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments, f"check.output={tmp_path / 'wrong.txt'}"])
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    told = capsys.readouterr()
+    assert stop.value.code == 1, told.err
+    assert "9 rows" in told.out
+    assert "an epoch: " in told.out
     wrong = (tmp_path / "wrong.txt").read_text().splitlines()
     assert len(wrong) == 6
     assert f"{rows}:2: not valid JSON" in wrong[0]

@@ -227,7 +227,7 @@ def test_a_sweep_is_evaluated_measured_drawn_and_resumed(monkeypatch, tmp_path, 
     before = cost.read_text()
     assert run(monkeypatch, tmp_path, *arguments, "sweep.cost_repeats=2") == 0
     assert cost.read_text() != before
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, SCRIPT, *arguments, "output_dir=pair"]
     pair = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert pair.returncode == 0, pair.stderr
