@@ -62,7 +62,7 @@ class TestWork:
 
 class TestMapAhead:
     def test_results_keep_their_order_and_threads_overlap(self) -> None:
-        meet = threading.Barrier(3, timeout=20)  # three at a time, or it breaks
+        meet = threading.Barrier(3, timeout=300)  # three at a time, or it breaks
 
         def work(number: int) -> int:
             meet.wait()
