@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
@@ -10,13 +11,16 @@ from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConf
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_TEXTS = tuple(f"os error {number})" for number in FULL)
 """How errors of libraries written in Rust end."""
+TORCH_FULL = re.compile(r"inline_container.* unexpected pos|PytorchStreamWriter failed writing")
+"""What torch.save says of a file that did not grow."""
 
 
 def as_message(error: BaseException) -> str | None:
     """What to tell the user of an error; None for one that nobody foresaw, whose traceback is wanted."""
     if _is_full(error):
         where = next((e.filename for e in _chain(error) if isinstance(e, OSError) and e.filename), None)
-        return f"no room left on the disk{f' for {where}' if where else ''} ({error}): make room, then run this again"
+        said = str(error).partition("\n")[0]
+        return f"no room left on the disk{f' for {where}' if where else ''} ({said}): make room, then run this again"
     if isinstance(error, GrammarParseError | InterpolationKeyError):
         return f"{str(error).strip()}\nin a value ${{KEY}} stands for another key; write \\${{ for the characters"
     if isinstance(error, OSError):
@@ -26,7 +30,10 @@ def as_message(error: BaseException) -> str | None:
 
 def _is_full(error: BaseException) -> bool:
     return any(
-        (isinstance(e, OSError) and e.errno in FULL) or str(e).endswith(FULL_TEXTS) for e in _chain(error)
+        (isinstance(e, OSError) and e.errno in FULL)
+        or str(e).endswith(FULL_TEXTS)
+        or TORCH_FULL.search(str(e))
+        for e in _chain(error)
     )
 
 

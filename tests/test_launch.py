@@ -116,7 +116,10 @@ def test_a_full_disk_is_a_message(monkeypatch, capsys, tmp_path, small_disk):
     def write_tensors(config):
         save_file({"weights": weights}, tmp_path / "model.safetensors")
 
-    for task in (write, write_tensors):
+    def write_checkpoint(config):
+        torch.save(weights, tmp_path / "model.pt")
+
+    for task in (write, write_tensors, write_checkpoint):
         assert run(monkeypatch, task) == 2
         told = capsys.readouterr().err
         assert "error: no room left on the disk" in told
