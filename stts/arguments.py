@@ -66,7 +66,11 @@ def _readable(argument: str, known: set[str], sweeping: bool) -> str:
         return f"{key}={_sweep_of_texts(value) if sweeping else _text(value)}"
     if leaf in LISTS_OF_TEXTS and in_brackets and not (sweeping and _parsed(argument)):
         return f"{key}=[{_each(_text, value[1:-1])}]"
-    if _parsed(argument):
+    if parsed := _parsed(argument):
+        if parsed.is_sweep_override() and not sweeping:
+            raise ValueError(
+                f"{argument!r} has several values: add -m to run each, or write a list {key}=[{value}]"
+            )
         return argument
     if leaf and not value.startswith(("[", "{")) and not (sweeping and "," in value):
         return f"{key}={_quoted(value)}"

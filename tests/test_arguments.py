@@ -89,6 +89,7 @@ def test_sweeps_and_what_hydra_reads_itself_stay(arguments, readable):
     ("arguments", "message"),
     [
         (["train"], "'train' is no setting, must be KEY=VALUE"),
+        (["prune_ratio=0,0.5"], r"add -m to run each, or write a list prune_ratio=\[0,0.5\]"),
         (["policy=[é"], r"write policy='\[é', all of it in double quotes"),
         (["policy=a,é", "-m"], "write policy='a,é'"),
         (["unknown=a=b"], "write unknown='a=b'"),
