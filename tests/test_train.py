@@ -76,7 +76,7 @@ def straight(tiny_folder: Path, clips: Path, tmp_path_factory) -> Path:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(setup, straight, tmp_path):
-    class Killed(Exception):  # noqa: N818
+    class Killed(BaseException):
         pass
 
     def power_cut():

@@ -64,7 +64,7 @@ def setup(tiny_folder: Path, clips: Path, holes: Path):
 def test_a_killed_run_on_packed_rows_of_a_mixture_with_holes_goes_on_bit_for_bit(setup, tmp_path):
     train(*setup(), config(**PACKED), tmp_path / "straight")
 
-    class Killed(Exception):  # noqa: N818
+    class Killed(BaseException):
         pass
 
     model, processor, data = setup()
