@@ -23,7 +23,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from .checkpoint import (
@@ -186,8 +185,10 @@ class Trainer:
             out = self.model(**inputs, use_cache=False)
         lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
         loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
-        if isinstance(self.model, DistributedDataParallel) and "pixel_values_videos" not in batch:
-            loss = loss + sum(p.sum() * 0 for p in self.parameters)  # the others wait for every gradient
+        if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
+            # Every parameter gets a gradient, 0 where the batch has no use for it: other processes wait for it, and
+            # with a gradient the optimizer's momentum and decay go on, on one process as on several.
+            loss = loss + sum(p.sum() * 0 for p in self.parameters)
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
         self.seen = batch, out.keep_windows
         losses = torch.stack([lm_loss, aux_loss]).detach().double()

@@ -90,10 +90,12 @@ def test_the_data_brings_the_processes_out_of_step(inputs):
     steps = [[order[2 * step], order[2 * step + 1]] for step in range(5)]
     pairs = [{kinds[index] for index in step} for step in steps]
     assert {0, 4} in pairs
+    order = Order([8], seed=CASES["text"]["seed"])
+    assert {kinds[order[4]], kinds[order[5]]} == {0}
     assert any(1 in pair and len(pair) == 2 for pair in pairs)
 
 
-@pytest.mark.parametrize("case", ["ddp", "lora"])
+@pytest.mark.parametrize("case", ["ddp", "lora", "text"])
 def test_two_processes_learn_what_one_learns_from_the_same_examples(pair, inputs, tmp_path, case):
     run(case, inputs, tmp_path, batch_size=2, parallel=ParallelConfig())
     for name in {case, "fsdp" if case == "ddp" else case}:
