@@ -38,6 +38,8 @@ class Progress:
     """Examples trained on by all processes."""
     places: Sequence[Mapping[str, Any]] = ()
     """Where each process stands in the order of the data (data/order.py)."""
+    step_size: float = 0
+    """With train.epochs: examples of a step when the run began, in which its schedule counts. 0: not known."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", tuple(self.places))  # JSON brings a list
@@ -72,6 +74,11 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """Optimizer steps done when a checkpoint was written, from its name."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """How far a run had come. Raises Damaged when that cannot be read."""
+    return _read(checkpoint / "progress.json", lambda path: Progress(**json.loads(path.read_text())))
 
 
 def is_finished(output_dir: Path, max_steps: int) -> bool:
@@ -211,7 +218,7 @@ def load_checkpoint(
     """
     import torch
 
-    progress = _read(folder / "progress.json", lambda path: Progress(**json.loads(path.read_text())))
+    progress = read_progress(folder)
     tensors = {"map_location": "cpu", "weights_only": True}
     if read:
         _read(folder, read)

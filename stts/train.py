@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from .checkpoint import is_finished, newest_checkpoint
+from .checkpoint import is_finished, newest_checkpoint, read_progress, step_of
 from .run_config import WandbConfig
 from .settings import write_settings
 from .startup import describe
@@ -43,14 +43,14 @@ def train(
     output_dir = Path(output_dir)
     if config.global_batch is not None:
         config = config.for_devices(join_processes().num_processes)
-    if config.epochs is not None:
-        config = config.with_steps(len(dataset), join_processes().num_processes)
-    if is_finished(output_dir, config.max_steps):
-        print(f"finished already, {config.max_steps} steps: the model is in {output_dir / 'model'}")
-        return newest_checkpoint(output_dir)
+    if is_finished(output_dir, _steps(config, output_dir, len(dataset))):
+        newest = newest_checkpoint(output_dir)
+        print(f"finished already, {step_of(newest)} steps: the model is in {output_dir / 'model'}")
+        return newest
 
     output_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model, processor, config, output_dir)
+    config = trainer.plan(len(dataset))
     done = trainer.progress.step
     if settings and trainer.is_main:
         write_settings(output_dir, settings)
@@ -84,3 +84,13 @@ def train(
         tracker.draw_curves(last=True)
         tracker.say(f"finished: the model is in {output_dir / 'model'}")
     return newest_checkpoint(output_dir)
+
+
+def _steps(config: TrainConfig, output_dir: Path, num_examples: int) -> int:
+    """How many steps the run in a folder has in all, as far as can be told before its checkpoint is loaded."""
+    newest = newest_checkpoint(output_dir)
+    if config.epochs is None or newest is None:
+        return config.max_steps
+    done = read_progress(newest)
+    size = config.step_size(join_processes().num_processes)
+    return config.with_steps(num_examples, size, done.step, done.examples).max_steps

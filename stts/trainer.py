@@ -68,6 +68,7 @@ class Trainer:
         if not model.stts.prune_ratio or model.stts.policy != "scorer":  # nothing would ask the scorer
             config = dataclasses.replace(config, scorer=False)
         self.config, self.processor, self.output_dir = config, processor, output_dir
+        self.schedule = config  # whose max_steps is where the learning rate ends
         self.stts, self.churn = model.stts, Churn()
         self.device = self.accelerator.device
         self.is_main = self.accelerator.is_main_process
@@ -93,6 +94,23 @@ class Trainer:
         """Put the state of a checkpoint back. Raises Damaged when it cannot be read."""
         rank = self.accelerator.process_index
         return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
+
+    def plan(self, num_examples: int) -> TrainConfig:
+        """The settings, with the max_steps that their epochs of so many examples take from where the run stands."""
+        config, done = self.config, self.progress
+        if config.epochs is not None:
+            size = config.step_size(self.accelerator.num_processes)
+            begun = done.step_size or (done.examples / done.step if done.step else size)
+            self.progress = dataclasses.replace(done, step_size=begun)
+            self.schedule = config.with_steps(num_examples, begun)
+            self.config = config.with_steps(num_examples, size, done.step, done.examples)
+        return self.config
+
+    @property
+    def turn(self) -> float:
+        """Steps done as the schedule counts them: of the size they had when the run began."""
+        done = self.progress
+        return done.examples / done.step_size if done.step_size else done.step
 
     def batches(self, dataset: Dataset) -> Iterator[Batch]:
         """Batches on the host from where the run stands, without end."""
@@ -143,7 +161,7 @@ class Trainer:
 
     def step(self, batches: list[Batch]) -> None:
         """One optimizer step over batches, each one forward pass. Never waits for the device."""
-        rates = set_lr(self.optimizer, self.progress.step, self.config)
+        rates = set_lr(self.optimizer, self.turn, self.schedule)
         self.plain_model.stts = self.stts.replace(prune_ratio=self._prune_ratio())
         counts = [count(batch) for batch in batches]
         token_shares = self._shares([c["targets"] for c in counts])
@@ -159,7 +177,9 @@ class Trainer:
 
         ids = [name for batch in batches for name in batch["ids"]]
         examples = self.progress.examples + len(ids) * self.accelerator.num_processes
-        self.progress = Progress(self.progress.step + 1, examples)
+        self.progress = dataclasses.replace(
+            self.progress, step=self.progress.step + 1, examples=examples, places=()
+        )
         self.place = batches[-1].get("place", self.place)
         row = {
             "step": self.progress.step,
@@ -196,7 +216,7 @@ class Trainer:
 
     def _prune_ratio(self) -> float:
         """Of the next step: rising from 0 over ramp_steps, then what the model is trained for."""
-        share = (self.progress.step + 1) / max(self.config.ramp_steps, 1)
+        share = (self.turn + 1) / max(self.config.ramp_steps, 1)
         return self.stts.prune_ratio * min(1.0, share)
 
     def _autocast(self) -> torch.autocast:
@@ -291,7 +311,7 @@ class Trainer:
         self._meet()
 
     def _card(self) -> str:
-        return run_card(self.output_dir, self.plain_model, self.progress.step)
+        return run_card(self.output_dir, self.plain_model, self.progress.step, self.config.max_steps)
 
     def _meet(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -161,6 +161,16 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(pair, inputs, tmp_path):
     assert_same_curve(tmp_path / "run", pair / "fsdp", first=5)
 
 
+def test_epochs_that_two_processes_began_end_in_one(pair, inputs, tmp_path):
+    """Ten examples, eight of them trained on: one process needs two steps for what is left."""
+    shutil.copytree(pair / "text", tmp_path / "run", ignore=shutil.ignore_patterns("step-0000005", "model"))
+    assert newest_checkpoint(tmp_path / "run").name == "step-0000004"
+    run("text", inputs, tmp_path / "run")
+    found, expected = rows(tmp_path / "run"), rows(pair / "text")
+    assert [row["examples"] for row in found] == [2, 2, 2, 2, 1, 1]
+    assert found[4]["lr"] == expected[4]["lr"]
+
+
 def as_code(metadata: bytes, owned: Path) -> bytes:
     class Attack:
         def __reduce__(self):
