@@ -92,9 +92,17 @@ def is_finished(output_dir: Path, max_steps: int) -> bool:
 
 
 def save_model(folder: Path, model: nn.Module, processor: Any, card: str = "") -> None:
-    """Write model, tokenizer and card (README.md) as one Hugging Face folder; nobody ever sees half of it."""
+    """Write model, tokenizer and card (README.md) as one Hugging Face folder; nobody ever sees half of it.
+
+    Raises OSError when it cannot be written, on a full disk for one.
+    """
+    from safetensors import SafetensorError
+
     with whole_folder(folder) as partial, quiet_transformers():
-        model.save_pretrained(partial)
+        try:
+            model.save_pretrained(partial)
+        except SafetensorError as error:
+            raise OSError(f"{folder}: {error}") from error
         processor.save_pretrained(partial)
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
@@ -114,9 +122,8 @@ def save_checkpoint(
     """Write the checkpoint of a step, remove all but the newest `keep`. rng_states: one for each process.
 
     write: fills the folder with weights and optimizer state in some other form (stts/saving.py).
+    Raises OSError when it cannot be written.
     """
-    import torch
-
     folder = checkpoint_path(output_dir, progress.step)
     if not (folder / "progress.json").exists():  # else the run was stopped again before its next step
         with whole_folder(folder) as partial:
@@ -124,13 +131,23 @@ def save_checkpoint(
                 write(partial)
             else:
                 save_model(partial / "model", model, processor, card)
-                torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-            torch.save(rng_states, partial / "rng.pt")
+                save_tensors(optimizer.state_dict(), partial / "optimizer.pt")
+            save_tensors(rng_states, partial / "rng.pt")
             (partial / "progress.json").write_text(json.dumps(asdict(progress)))
             (partial / "files.json").write_text(json.dumps(_sizes(partial)))
     for old in checkpoints(output_dir)[:-keep]:
         remove_folder(old)
     return folder
+
+
+def save_tensors(values: Any, path: Path) -> None:
+    """torch.save. Raises OSError when it cannot be written: torch says so in other ways."""
+    import torch
+
+    try:
+        torch.save(values, path)
+    except RuntimeError as error:
+        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _sizes(folder: Path) -> dict[str, int]:

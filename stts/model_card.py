@@ -11,6 +11,7 @@ import yaml
 
 from .config import STTSConfig
 from .durable import read_rows
+from .settings import read_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,8 +75,7 @@ def run_card(output_dir: Path, model: nn.Module, step: int, max_steps: int) -> s
     eval.jsonl. The licence is the one stated on the card of the folder the model was loaded from.
     """
     output_dir, base_folder = Path(output_dir), Path(str(getattr(model, "name_or_path", "") or "."))
-    config = output_dir / "config.yaml"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    settings = read_settings(output_dir) if (output_dir / "config.yaml").exists() else {}
     base = _base(settings, base_folder)
     licence = read_front_matter(base_folder).get("license")
     return CARD.format(

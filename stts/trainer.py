@@ -44,7 +44,7 @@ from .overlays import draw_batch
 from .parallel import clip_gradients
 from .rng import rng_state
 from .saving import Saver
-from .startup import prepare
+from .startup import prepare, refuse_damaged_weights
 from .stopping import leave_signals_to_the_parent
 from .train_config import TrainConfig
 
@@ -76,6 +76,7 @@ class Trainer:
         self.bf16 = config.in_bf16(self.device.type)
 
         self.plain_model = model
+        refuse_damaged_weights(model)
         self.model = prepare(model, config, self.accelerator, self.bf16)
         self.optimizer = build_optimizer(model, config)
         self.saver = Saver(model, processor, self.optimizer, config)

@@ -300,6 +300,20 @@ def test_truncated_examples_are_trained_on_and_named(tmp_path):
     assert batches[-1]["place"].too_long == 1
 
 
+def test_an_example_that_no_cut_makes_fit_is_skipped_and_named(tmp_path):
+    data = Clips(4)
+    data.sizes_of = [(1, 1, 4)] * 3 + [(60, 1, 4)]
+    log = tmp_path / "log"
+    batches = list(islice(feed(data, batch_size=2, too_long="truncate_text", log=log), 4))
+    assert "e3" not in {name for batch in batches for name in batch["ids"]}
+    assert [(row["example"], row["what"]) for row in read_rows(log)] == [("e3", "skipped")]
+    reason = read_rows(log)[0]["reason"]
+    assert "raise max_tokens or prune_ratio, or take fewer frames; cutting its text is not enough" in reason
+    assert batches[-1]["place"].too_long >= 1
+    with pytest.raises(BadData, match="not one example of the training data can be read and fits"):
+        next(iter(feed(data, budget=(2, 8), batch_size=1, too_long="truncate_text")))
+
+
 # --- longer than the model's context
 
 

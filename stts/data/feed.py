@@ -224,23 +224,23 @@ class Feed:
         self.refuse(len(self.bad))
 
     def _fitted(self, example: Example) -> Example | None:
-        """The example, shortened where that is the policy; None when it is to be skipped."""
+        """The example, shortened where that is the policy and helps; None when it is skipped."""
         if self.collate.budget.holds(self.collate.size(example)):
             return example
-        if self.spec.too_long == "truncate_text":
-            shorter = shorten(example, self.collate)
-            tokens = f"{len(shorter['input_ids'])} of {len(example['input_ids'])} tokens are left"
-            self._log(example["id"], "shortened", tokens)
-            self.too_long += 1
-            return shorter
+        shorter = None
         try:
-            self.collate.refuse(example)
+            if self.spec.too_long == "truncate_text":
+                shorter = shorten(example, self.collate)
+                tokens = f"{len(shorter['input_ids'])} of {len(example['input_ids'])} tokens are left"
+                self._log(example["id"], "shortened", tokens)
+            else:
+                self.collate.refuse(example)
         except ValueError as error:
             if self.spec.too_long == "error":
                 raise ValueError(f"{error}; or set train.too_long to skip or truncate_text") from None
             self._log(example["id"], "skipped", str(error))
         self.too_long += 1
-        return None
+        return shorter
 
     def _look_at_context(self, example: Example) -> None:
         """Warn of the first example that goes past the positions the model was made for."""
