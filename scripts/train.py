@@ -29,10 +29,10 @@ def main(config: dict[str, Any]) -> int:
         return 0
 
     end_on_sigterm()
-    make_output_dir(run.output_dir)
     find_folder(run.model, run.checkpoint)
     config = config | {"data": with_digests(config["data"], run.data)}
     check_output_dir(run.output_dir, config)
+    make_output_dir(run.output_dir)
 
     import torch
 

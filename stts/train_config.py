@@ -87,7 +87,8 @@ class TrainConfig:
     a forward pass are packed as they come."""
     too_long: str = "error"
     """What to do with an example that is over the budget of a row by itself: "error" (stop), "skip", or
-    "truncate_text" (cut the end of its text; never its video). Each is listed in output_dir/left_out.jsonl."""
+    "truncate_text" (cut the end of its text, never its video; skip it where that is not enough). Each is listed in
+    output_dir/left_out.jsonl."""
     loss_weight: str = "token"
     """What counts the same in the loss: every supervised "token" of a step, or every "example"."""
     grad_accumulation: int = 1
