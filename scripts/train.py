@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 from stts.checkpoint import is_finished
 from stts.cli import launch
-from stts.data import prepare_data
+from stts.data.digest import with_digests
 from stts.models import find_folder, load_model
 from stts.periodic_eval import periodic_evaluation
 from stts.relaunch import start_all_processes
 from stts.run_config import RunConfig
-from stts.settings import check_output_dir
+from stts.settings import check_output_dir, make_output_dir
 from stts.stopping import end_on_sigterm
 
 
@@ -22,16 +25,20 @@ def main(config: dict[str, Any]) -> int:
     check_output_dir(run.output_dir, config)
     if run.train.epochs is None and is_finished(run.output_dir, run.train.max_steps):
         print(f"finished already, {run.train.max_steps} steps: the model is in {run.output_dir / 'model'}")
+        print(next_steps(run.output_dir / "model"))
         return 0
 
     end_on_sigterm()
     find_folder(run.model, run.checkpoint)
-    prepare_data(run.data)
+    config = config | {"data": with_digests(config["data"], run.data)}
+    check_output_dir(run.output_dir, config)
+    make_output_dir(run.output_dir)
 
     import torch
 
     from stts.data import training_data
     from stts.train import Interrupted, train
+    from stts.trainer import join_processes
 
     torch.manual_seed(run.train.seed)  # of a fresh scorer's weights
     model, processor = load_model(run.model, run.stts, run.checkpoint)
@@ -44,7 +51,22 @@ def main(config: dict[str, Any]) -> int:
     except Interrupted as stop:
         print(stop)
         return stop.exit_code
+    if join_processes().is_main_process:
+        print(next_steps(run.output_dir / "model"))
     return 0
+
+
+def next_steps(model: Path) -> str:
+    """What to do with a trained model, as commands for a shell."""
+    name = str(model)
+    if not re.fullmatch(r"[\w./-]+", name, flags=re.ASCII):  # Hydra wants quotes, the shell more
+        name = re.sub(r"(\\+)(?='|$)", r"\1\1", name).replace("'", "\\'")
+        name = f"'{name}'"
+    checkpoint = shlex.quote(f"checkpoint={name}")
+    return (
+        f"next: python scripts/eval.py {checkpoint}\n"
+        f"  or: python scripts/visualize.py {checkpoint} video=clip.mp4"
+    )
 
 
 if __name__ == "__main__":

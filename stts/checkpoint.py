@@ -38,6 +38,8 @@ class Progress:
     """Examples trained on by all processes."""
     places: Sequence[Mapping[str, Any]] = ()
     """Where each process stands in the order of the data (data/order.py)."""
+    step_size: float = 0
+    """With train.epochs: examples of a step when the run began, in which its schedule counts. 0: not known."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", tuple(self.places))  # JSON brings a list
@@ -74,6 +76,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def read_progress(checkpoint: Path) -> Progress:
+    """How far a run had come. Raises Damaged when that cannot be read."""
+    return _read(checkpoint / "progress.json", lambda path: Progress(**json.loads(path.read_text())))
+
+
 def is_finished(output_dir: Path, max_steps: int) -> bool:
     """Whether the run in a folder has done its steps and saved its model."""
     newest = newest_checkpoint(output_dir)
@@ -85,9 +92,17 @@ def is_finished(output_dir: Path, max_steps: int) -> bool:
 
 
 def save_model(folder: Path, model: nn.Module, processor: Any, card: str = "") -> None:
-    """Write model, tokenizer and card (README.md) as one Hugging Face folder; nobody ever sees half of it."""
+    """Write model, tokenizer and card (README.md) as one Hugging Face folder; nobody ever sees half of it.
+
+    Raises OSError when it cannot be written, on a full disk for one.
+    """
+    from safetensors import SafetensorError
+
     with whole_folder(folder) as partial, quiet_transformers():
-        model.save_pretrained(partial)
+        try:
+            model.save_pretrained(partial)
+        except SafetensorError as error:
+            raise OSError(f"{folder}: {error}") from error
         processor.save_pretrained(partial)
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
@@ -107,9 +122,8 @@ def save_checkpoint(
     """Write the checkpoint of a step, remove all but the newest `keep`. rng_states: one for each process.
 
     write: fills the folder with weights and optimizer state in some other form (stts/saving.py).
+    Raises OSError when it cannot be written.
     """
-    import torch
-
     folder = checkpoint_path(output_dir, progress.step)
     if not (folder / "progress.json").exists():  # else the run was stopped again before its next step
         with whole_folder(folder) as partial:
@@ -117,13 +131,23 @@ def save_checkpoint(
                 write(partial)
             else:
                 save_model(partial / "model", model, processor, card)
-                torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-            torch.save(rng_states, partial / "rng.pt")
+                save_tensors(optimizer.state_dict(), partial / "optimizer.pt")
+            save_tensors(rng_states, partial / "rng.pt")
             (partial / "progress.json").write_text(json.dumps(asdict(progress)))
             (partial / "files.json").write_text(json.dumps(_sizes(partial)))
     for old in checkpoints(output_dir)[:-keep]:
         remove_folder(old)
     return folder
+
+
+def save_tensors(values: Any, path: Path) -> None:
+    """torch.save. Raises OSError when it cannot be written: torch says so in other ways."""
+    import torch
+
+    try:
+        torch.save(values, path)
+    except RuntimeError as error:
+        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -211,7 +235,7 @@ def load_checkpoint(
     """
     import torch
 
-    progress = _read(folder / "progress.json", lambda path: Progress(**json.loads(path.read_text())))
+    progress = read_progress(folder)
     tensors = {"map_location": "cpu", "weights_only": True}
     if read:
         _read(folder, read)

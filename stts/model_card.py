@@ -11,6 +11,7 @@ import yaml
 
 from .config import STTSConfig
 from .durable import read_rows
+from .settings import read_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,19 +61,21 @@ def read_front_matter(folder: Path) -> dict[str, Any]:
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     block = re.match(r"---\n(.*?)\n---\n", text, flags=re.DOTALL)
-    values = yaml.safe_load(block[1]) if block else None
+    try:
+        values = yaml.safe_load(block[1]) if block else None
+    except yaml.YAMLError:
+        values = None
     return values if isinstance(values, dict) else {}
 
 
-def run_card(output_dir: Path, model: nn.Module, step: int) -> str:
-    """The card of the model that the run in output_dir has after a step.
+def run_card(output_dir: Path, model: nn.Module, step: int, max_steps: int) -> str:
+    """The card of the model that the run in output_dir has after a step, of so many.
 
     Read from what the run has written by then: config.yaml (where the run was given settings), metrics.jsonl and
     eval.jsonl. The licence is the one stated on the card of the folder the model was loaded from.
     """
     output_dir, base_folder = Path(output_dir), Path(str(getattr(model, "name_or_path", "") or "."))
-    config = output_dir / "config.yaml"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    settings = read_settings(output_dir) if (output_dir / "config.yaml").exists() else {}
     base = _base(settings, base_folder)
     licence = read_front_matter(base_folder).get("license")
     return CARD.format(
@@ -87,7 +90,8 @@ def run_card(output_dir: Path, model: nn.Module, step: int) -> str:
         name=output_dir.absolute().name,
         summary=_summary(model.stts, base),
         facts="\n".join(
-            f"| {key} | {value} |" for key, value in _facts(output_dir, settings, model.stts, base, step)
+            f"| {key} | {value} |"
+            for key, value in _facts(output_dir, settings, model.stts, base, step, max_steps)
         ),
         results=_results([row for row in read_rows(output_dir / "eval.jsonl") if row["step"] <= step]),
         frames=settings.get("frames", 64),
@@ -116,7 +120,7 @@ def _summary(stts: STTSConfig, base: str) -> str:
 
 
 def _facts(
-    output_dir: Path, settings: Mapping[str, Any], stts: STTSConfig, base: str, step: int
+    output_dir: Path, settings: Mapping[str, Any], stts: STTSConfig, base: str, step: int, max_steps: int
 ) -> list[tuple[str, str]]:
     """The rows of the table; those that need settings are left out where there are none."""
     facts = [("base model", f"`{base}`"), ("prune ratio", f"{stts.prune_ratio:g}"), ("policy", stts.policy)]
@@ -126,7 +130,8 @@ def _facts(
         facts.append(
             ("frames", f"at most {settings['frames']}, at most {settings['video']['max_fps']:g} a second")
         )
-        facts.append(("steps", f"{step} of {train['max_steps']}"))
+        epochs = f" ({train['epochs']:g} epochs)" if train.get("epochs") else ""
+        facts.append(("steps", f"{step} of {max_steps}{epochs}"))
         rates = ", ".join(f"{name} {rate:g}" for name, rate in train["lr"].items())
         facts.append(("peak learning rates", rates))
         if lora := train.get("lora"):
@@ -134,7 +139,7 @@ def _facts(
                 ("LLM", f"trained through LoRA adapters of rank {lora.get('rank', 'default')}, merged")
             )
     else:
-        facts.append(("steps", str(step)))
+        facts.append(("steps", f"{step} of {max_steps}"))
     rows = [row for row in read_rows(output_dir / "metrics.jsonl") if row["step"] == step]
     if rows:
         facts.append(("training loss at the last step", f"{rows[-1]['loss']:.4f}"))

@@ -68,10 +68,10 @@ def parameter_groups(model: nn.Module, rates: LearningRates, weight_decay: float
     return groups
 
 
-def lr_factor(step: int, config: TrainConfig) -> float:
+def lr_factor(step: float, config: TrainConfig) -> float:
     """Share of the peak learning rate at a step, counted from 0: linear warm-up, then cosine or constant."""
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return min(1.0, (step + 1) / config.warmup_steps)
     if config.schedule == "constant":
         return 1.0
     progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
@@ -85,7 +85,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=config.betas, fused=on_cuda)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> dict[str, float]:
+def set_lr(optimizer: torch.optim.Optimizer, step: float, config: TrainConfig) -> dict[str, float]:
     """Give every group its learning rate for a step; returns part -> rate. A function of the step alone, so a
     resumed run has no schedule to restore."""
     factor = lr_factor(step, config)

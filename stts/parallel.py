@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
 from torch.distributed.checkpoint.state_dict import set_state_dict as put_state_dict
@@ -91,9 +92,16 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
 
 
 def write_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write weights and optimizer state, every process its share. All processes must call it together."""
-    with _one_process_is_fine():
-        dcp.save(_tensors(*_state(model, optimizer)), storage_writer=dcp.FileSystemWriter(folder))
+    """Write weights and optimizer state, every process its share. All processes must call it together.
+
+    Raises OSError when it cannot be written.
+    """
+    try:
+        with _one_process_is_fine():
+            dcp.save(_tensors(*_state(model, optimizer)), storage_writer=dcp.FileSystemWriter(folder))
+    except CheckpointException as error:
+        reasons = "; ".join(f"process {rank}: {why}" for rank, (why, _) in error.failures.items())
+        raise OSError(f"{folder}: {reasons}") from error
 
 
 def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import save_model
+from .checkpoint import save_model, save_tensors
 from .durable import PARTIAL, whole_folder
 from .lora import load_adapters, merged, save_adapters
 from .parallel import SHARDS, gather, in_one_piece, is_sharded, read_shards, write_shards
@@ -48,7 +48,7 @@ class Saver:
     def _write_adapters(self, folder: Path) -> None:
         weights = self.model.state_dict()
         save_adapters(folder / "adapter", self.model, self.processor, self.lora, weights)
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        save_tensors(self.optimizer.state_dict(), folder / "optimizer.pt")
 
     def _read_adapters(self, folder: Path) -> None:
         load_adapters(folder / "adapter", self.model)

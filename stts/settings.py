@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import yaml
 
 from .checkpoint import newest_checkpoint
+from .data.digest import KEY
 from .durable import write_whole
 
+NAME = "config.yaml"
+_LOST = "put the file back, or give another output_dir"
 HARMLESS = (
     "output_dir",
     "wandb",
@@ -34,23 +38,48 @@ def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Whether a run with these settings may go on, or begin, in a folder.
 
     settings: nested plain values. Raises ValueError naming the first setting in which the run in there
-    differs. Those in HARMLESS may differ, train.max_steps and epochs may grow, and a run without a checkpoint is
-    started over.
+    differs; the content of the annotations is one (data/digest.py). Those in HARMLESS may differ, train.max_steps and
+    epochs may grow, and a run without a checkpoint is started over.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir is {output_dir}, which is a file")
     if newest_checkpoint(output_dir) is None:
         return
-    path = output_dir / "config.yaml"
-    if not path.exists():
-        raise ValueError(f"{output_dir} holds checkpoints but no config.yaml; give another output_dir")
-    _check_same_run(output_dir, flatten(yaml.safe_load(path.read_text())), flatten(settings))
+    if not (output_dir / NAME).exists():
+        raise ValueError(f"{output_dir} holds checkpoints but no {NAME}; give another output_dir")
+    _check_same_run(output_dir, flatten(read_settings(output_dir)), flatten(settings))
+
+
+def make_output_dir(output_dir: Path) -> None:
+    """Make the folder of a run if it is not there. Raises ValueError when nothing can be written there."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output_dir is {output_dir}, where nothing can be written ({error.strerror or error}); give another "
+            "output_dir"
+        ) from error
+
+
+def read_settings(output_dir: Path) -> dict[str, Any]:
+    """What write_settings wrote. Raises ValueError, naming the file, when it holds anything else."""
+    path = Path(output_dir) / NAME
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as the settings of a run: {error}; {_LOST}") from error
+    if not isinstance(settings, dict) or not settings:
+        found = "empty" if not settings else f"a {type(settings).__name__}"
+        raise ValueError(f"{path} is {found}, must hold the settings of a run; {_LOST}")
+    return settings
 
 
 def write_settings(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Keep the settings of a run in output_dir/config.yaml."""
-    path = Path(output_dir) / "config.yaml"
+    path = Path(output_dir) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False))
 
@@ -60,13 +89,21 @@ def _check_same_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) 
         if any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS):
             continue
         before, now = old.get(key), new.get(key)
-        if key in ("train.max_steps", "train.epochs") and None not in (before, now) and now >= before:
+        if key in ("train.max_steps", "train.epochs") and _grew(before, now):
             continue
+        if key.endswith(f".{KEY}") and None in (before, now):
+            continue  # older runs did not keep it, and before the data are made there is none
         if before != now:
+            same = "the annotations as they were" if key.endswith(f".{KEY}") else "the same settings"
             raise ValueError(
                 f"{output_dir} holds a run with {key}={before}, this one has {key}={now}; "
-                "give another output_dir, or the same settings to go on with that run"
+                f"give another output_dir, or {same} to go on with that run"
             )
+
+
+def _grew(before: Any, now: Any) -> bool:
+    numbers = all(isinstance(value, int | float) for value in (before, now))
+    return numbers and now >= before
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

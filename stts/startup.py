@@ -47,6 +47,16 @@ def prepare(model: nn.Module, config: TrainConfig, accelerator: Accelerator, bf1
     return called
 
 
+def refuse_damaged_weights(model: nn.Module) -> None:
+    """Raises ValueError, naming model and tensor, when weights are no numbers: nothing is learned from there."""
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and not all(bound.isfinite() for bound in parameter.detach().aminmax()):
+            raise ValueError(
+                f"the model {getattr(model, 'name_or_path', '')} has weights that are NaN or infinite, in {name} for "
+                "one: its file is damaged, or its training had failed; take another model or checkpoint"
+            )
+
+
 def describe(model: nn.Module, accelerator: Accelerator, bf16: bool) -> list[str]:
     """Lines for the log: who computes, what is trained, and with which kernels."""
     number = accelerator.num_processes

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
 
-from .checkpoint import is_finished, newest_checkpoint
+from .checkpoint import is_finished, newest_checkpoint, read_progress, step_of
+from .lock import only_run
 from .run_config import WandbConfig
-from .settings import write_settings
+from .settings import check_output_dir, make_output_dir, write_settings
 from .startup import describe
 from .stopping import Interrupted, StopSignals
 from .tracking import Tracker
@@ -38,24 +39,40 @@ def train(
     examples with "id"; evaluate: called every config.eval_every steps on the first process; settings: what
     config.yaml and wandb should list. With checkpoints in output_dir the run goes on from the newest, as if
     it had never stopped; a finished run returns at once. Raises Interrupted after SIGINT or SIGTERM, with a
-    checkpoint saved, and ValueError when the loss is not finite.
+    checkpoint saved, and ValueError when the loss is not finite, when another process trains in output_dir or nothing
+    can be written there, and when that holds a run with other settings.
     """
     output_dir = Path(output_dir)
     if config.global_batch is not None:
         config = config.for_devices(join_processes().num_processes)
-    if config.epochs is not None:
-        config = config.with_steps(len(dataset), join_processes().num_processes)
-    if is_finished(output_dir, config.max_steps):
-        print(f"finished already, {config.max_steps} steps: the model is in {output_dir / 'model'}")
-        return newest_checkpoint(output_dir)
+    if is_finished(output_dir, _steps(config, output_dir, dataset)):
+        newest = newest_checkpoint(output_dir)
+        print(f"finished already, {step_of(newest)} steps: the model is in {output_dir / 'model'}")
+        return newest
 
-    output_dir.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(model, processor, config, output_dir)
-    done = trainer.progress.step
+    make_output_dir(output_dir)
+    alone = only_run(output_dir) if join_processes().is_main_process else nullcontext()
+    with alone, _told_when_full(output_dir):
+        if settings and join_processes().is_main_process:
+            check_output_dir(output_dir, settings)  # another run may have been in here since it was asked
+        trainer = Trainer(model, processor, config, output_dir)
+        trainer.plan(len(dataset))
+        _run(trainer, dataset, evaluate, wandb or WandbConfig(), settings)
+    return newest_checkpoint(output_dir)
+
+
+def _run(
+    trainer: Trainer,
+    dataset: Dataset,
+    evaluate: Evaluate | None,
+    wandb: WandbConfig,
+    settings: Mapping[str, Any] | None,
+) -> None:
+    """All steps that are left, and the trained model."""
+    config, output_dir, done = trainer.config, trainer.output_dir, trainer.progress.step
     if settings and trainer.is_main:
         write_settings(output_dir, settings)
     batches = trainer.batches(dataset)
-    wandb = wandb or WandbConfig()
     tracker = Tracker(output_dir, config.max_steps, done, wandb, settings, trainer.is_main)
     with tracker, StopSignals() as signals, closing(batches):
         tracker.say(f"{'resuming after' if done else 'starting at'} step {done} of {config.max_steps}")
@@ -83,4 +100,25 @@ def train(
         trainer.finish()
         tracker.draw_curves(last=True)
         tracker.say(f"finished: the model is in {output_dir / 'model'}")
-    return newest_checkpoint(output_dir)
+
+
+def _steps(config: TrainConfig, output_dir: Path, dataset: Dataset) -> int:
+    """How many steps the run in a folder has in all, as far as can be told before its checkpoint is loaded."""
+    newest = newest_checkpoint(output_dir)
+    if config.epochs is None or newest is None:
+        return config.max_steps
+    done = read_progress(newest)
+    size = config.step_size(join_processes().num_processes)
+    return config.with_steps(len(dataset), size, done.step, done.examples).max_steps
+
+
+@contextmanager
+def _told_when_full(output_dir: Path) -> Iterator[None]:
+    """A full disk, or a folder that is gone, ends a run with one message."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"cannot go on in {output_dir}: {error}. Nothing that was saved before is lost: make room, or mend "
+            "what else is wrong, and run the same command again"
+        ) from error

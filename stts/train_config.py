@@ -74,7 +74,8 @@ class TrainConfig:
     max_steps: int = 200
     """Optimizer steps of the whole run."""
     epochs: float | None = None
-    """Passes over the training data, in place of max_steps; not with pack_buffer."""
+    """Passes over the training data, in place of max_steps; not with pack_buffer. A run that goes on with another
+    number of processes trains what is left, and its schedule goes on in steps of the size it began with."""
     batch_size: int = 8
     """Examples of one forward pass on one device."""
     max_tokens: int | None = None
@@ -86,7 +87,8 @@ class TrainConfig:
     a forward pass are packed as they come."""
     too_long: str = "error"
     """What to do with an example that is over the budget of a row by itself: "error" (stop), "skip", or
-    "truncate_text" (cut the end of its text; never its video). Each is listed in output_dir/left_out.jsonl."""
+    "truncate_text" (cut the end of its text, never its video; skip it where that is not enough). Each is listed in
+    output_dir/left_out.jsonl."""
     loss_weight: str = "token"
     """What counts the same in the loss: every supervised "token" of a step, or every "example"."""
     grad_accumulation: int = 1
@@ -225,13 +227,19 @@ class TrainConfig:
         passes = self.global_batch // together
         return dataclasses.replace(self, grad_accumulation=passes, global_batch=None)
 
-    def with_steps(self, num_examples: int, num_processes: int) -> TrainConfig:
-        """The same with the max_steps that its epochs take, if it has any."""
+    def step_size(self, num_processes: int) -> int:
+        """Examples of one optimizer step (rows, with pack_buffer)."""
+        return self.batch_size * self.grad_accumulation * num_processes
+
+    def with_steps(
+        self, num_examples: int, step_size: float, step: int = 0, examples: int = 0
+    ) -> TrainConfig:
+        """The same with the max_steps that its epochs take, if it has any: those done, and what is left in steps of
+        so many examples. examples: trained on in the steps done, which may have been of another size."""
         if self.epochs is None:
             return self
-        examples_per_step = self.batch_size * self.grad_accumulation * num_processes
-        steps = math.ceil(self.epochs * num_examples / examples_per_step - 1e-9)
-        return dataclasses.replace(self, max_steps=max(1, steps))
+        left = max(self.epochs * num_examples - examples, 0)
+        return dataclasses.replace(self, max_steps=max(1, step + math.ceil(left / step_size - 1e-9)))
 
     def in_bf16(self, device: str) -> bool:
         """Whether forward passes on this kind of device, "cuda" or another, are in bf16."""

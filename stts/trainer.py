@@ -23,7 +23,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from .checkpoint import (
@@ -45,7 +44,7 @@ from .overlays import draw_batch
 from .parallel import clip_gradients
 from .rng import rng_state
 from .saving import Saver
-from .startup import prepare
+from .startup import prepare, refuse_damaged_weights
 from .stopping import leave_signals_to_the_parent
 from .train_config import TrainConfig
 
@@ -69,6 +68,7 @@ class Trainer:
         if not model.stts.prune_ratio or model.stts.policy != "scorer":  # nothing would ask the scorer
             config = dataclasses.replace(config, scorer=False)
         self.config, self.processor, self.output_dir = config, processor, output_dir
+        self.schedule = config  # whose max_steps is where the learning rate ends
         self.stts, self.churn = model.stts, Churn()
         self.device = self.accelerator.device
         self.is_main = self.accelerator.is_main_process
@@ -76,6 +76,7 @@ class Trainer:
         self.bf16 = config.in_bf16(self.device.type)
 
         self.plain_model = model
+        refuse_damaged_weights(model)
         self.model = prepare(model, config, self.accelerator, self.bf16)
         self.optimizer = build_optimizer(model, config)
         self.saver = Saver(model, processor, self.optimizer, config)
@@ -94,6 +95,23 @@ class Trainer:
         """Put the state of a checkpoint back. Raises Damaged when it cannot be read."""
         rank = self.accelerator.process_index
         return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
+
+    def plan(self, num_examples: int) -> TrainConfig:
+        """The settings, with the max_steps that their epochs of so many examples take from where the run stands."""
+        config, done = self.config, self.progress
+        if config.epochs is not None:
+            size = config.step_size(self.accelerator.num_processes)
+            begun = done.step_size or (done.examples / done.step if done.step else size)
+            self.progress = dataclasses.replace(done, step_size=begun)
+            self.schedule = config.with_steps(num_examples, begun)
+            self.config = config.with_steps(num_examples, size, done.step, done.examples)
+        return self.config
+
+    @property
+    def turn(self) -> float:
+        """Steps done as the schedule counts them: of the size they had when the run began."""
+        done = self.progress
+        return done.examples / done.step_size if done.step_size else done.step
 
     def batches(self, dataset: Dataset) -> Iterator[Batch]:
         """Batches on the host from where the run stands, without end."""
@@ -122,6 +140,8 @@ class Trainer:
                 config.num_workers,
                 accelerator.process_index,
                 accelerator.num_processes,
+                self.processor.context_length,
+                self.stts.position_ids,
                 log_path(self.output_dir, accelerator.process_index),
             ),
             self.place,
@@ -142,7 +162,7 @@ class Trainer:
 
     def step(self, batches: list[Batch]) -> None:
         """One optimizer step over batches, each one forward pass. Never waits for the device."""
-        rates = set_lr(self.optimizer, self.progress.step, self.config)
+        rates = set_lr(self.optimizer, self.turn, self.schedule)
         self.plain_model.stts = self.stts.replace(prune_ratio=self._prune_ratio())
         counts = [count(batch) for batch in batches]
         token_shares = self._shares([c["targets"] for c in counts])
@@ -158,7 +178,9 @@ class Trainer:
 
         ids = [name for batch in batches for name in batch["ids"]]
         examples = self.progress.examples + len(ids) * self.accelerator.num_processes
-        self.progress = Progress(self.progress.step + 1, examples)
+        self.progress = dataclasses.replace(
+            self.progress, step=self.progress.step + 1, examples=examples, places=()
+        )
         self.place = batches[-1].get("place", self.place)
         row = {
             "step": self.progress.step,
@@ -184,8 +206,10 @@ class Trainer:
             out = self.model(**inputs, use_cache=False)
         lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
         loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
-        if isinstance(self.model, DistributedDataParallel) and "pixel_values_videos" not in batch:
-            loss = loss + sum(p.sum() * 0 for p in self.parameters)  # the others wait for every gradient
+        if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
+            # Every parameter gets a gradient, 0 where the batch has no use for it: other processes wait for it, and
+            # with a gradient the optimizer's momentum and decay go on, on one process as on several.
+            loss = loss + sum(p.sum() * 0 for p in self.parameters)
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
         self.seen = batch, out.keep_windows
         losses = torch.stack([lm_loss, aux_loss]).detach().double()
@@ -193,7 +217,7 @@ class Trainer:
 
     def _prune_ratio(self) -> float:
         """Of the next step: rising from 0 over ramp_steps, then what the model is trained for."""
-        share = (self.progress.step + 1) / max(self.config.ramp_steps, 1)
+        share = (self.turn + 1) / max(self.config.ramp_steps, 1)
         return self.stts.prune_ratio * min(1.0, share)
 
     def _autocast(self) -> torch.autocast:
@@ -288,7 +312,7 @@ class Trainer:
         self._meet()
 
     def _card(self) -> str:
-        return run_card(self.output_dir, self.plain_model, self.progress.step)
+        return run_card(self.output_dir, self.plain_model, self.progress.step, self.config.max_steps)
 
     def _meet(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -235,14 +235,6 @@ def test_nothing_but_bad_examples_ends():
         next(iter(feed(data, batch_size=2)))
 
 
-def test_bugs_are_not_taken_for_bad_data():
-    data = Clips(5, max_bad_fraction=1.0)
-    del data.sizes_of[2:]
-    data.__class__ = type("Broken", (Clips,), {"__len__": lambda self: 5})
-    with pytest.raises(IndexError):
-        list(islice(feed(data, batch_size=1), 5))
-
-
 # --- too long
 
 
@@ -306,6 +298,40 @@ def test_truncated_examples_are_trained_on_and_named(tmp_path):
     assert "e3" in {name for batch in batches for name in batch["ids"]}
     assert [(row["example"], row["what"]) for row in read_rows(log)] == [("e3", "shortened")]
     assert batches[-1]["place"].too_long == 1
+
+
+def test_an_example_that_no_cut_makes_fit_is_skipped_and_named(tmp_path):
+    data = Clips(4)
+    data.sizes_of = [(1, 1, 4)] * 3 + [(60, 1, 4)]
+    log = tmp_path / "log"
+    batches = list(islice(feed(data, batch_size=2, too_long="truncate_text", log=log), 4))
+    assert "e3" not in {name for batch in batches for name in batch["ids"]}
+    assert [(row["example"], row["what"]) for row in read_rows(log)] == [("e3", "skipped")]
+    reason = read_rows(log)[0]["reason"]
+    assert "raise max_tokens or prune_ratio, or take fewer frames; cutting its text is not enough" in reason
+    assert batches[-1]["place"].too_long >= 1
+    with pytest.raises(BadData, match="not one example of the training data can be read and fits"):
+        next(iter(feed(data, budget=(2, 8), batch_size=1, too_long="truncate_text")))
+
+
+# --- longer than the model's context
+
+
+@pytest.mark.parametrize(
+    ("position_ids", "tokens", "told"),
+    [("original", 23, True), ("original", 24, False), ("compact", 16, False), ("compact", 15, True)],
+)
+def test_the_first_example_past_the_models_context_is_told(caplog, position_ids, tokens, told):
+    data = Clips(4)
+    data.sizes_of = [(4, 4, 4)] * 4  # 24 tokens, 16 of them after pruning
+    spec = {"context_length": tokens, "position_ids": position_ids}
+    assert len(list(islice(feed(data, batch_size=2, **spec), 3))) == 3
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == told
+    for text in texts:
+        assert "24 tokens with 4 frames, 16 after pruning" in text
+        assert f"the model's max_position_embeddings is {tokens}" in text
+        assert ("or position_ids=compact" in text) == (position_ids == "original")
 
 
 # --- reading ahead

@@ -49,7 +49,7 @@ def test_a_card_says_what_the_run_was(tmp_path):
     append_rows(
         folder / "eval.jsonl", [{"step": 4, "accuracy": 0.75, "n": 8, "kept": 0.2, "evidence_recall": None}]
     )
-    card = run_card(folder, model(base(tmp_path, "---\nlicense: mit\n---\nx"), prune_ratio=0.8), step=3)
+    card = run_card(folder, model(base(tmp_path, "---\nlicense: mit\n---\nx"), prune_ratio=0.8), 3, 100)
     assert card.startswith("---\nlicense: mit\n")
     assert "\nbase_model: allenai/Molmo2-4B\n" in card
     for line in (
@@ -81,7 +81,7 @@ def test_a_card_says_what_the_run_was(tmp_path):
     ],
 )
 def test_only_a_name_on_the_hub_becomes_a_link(tmp_path, changes, expected):
-    card = run_card(run_folder(tmp_path, **changes), model(base(tmp_path, None)), 1)
+    card = run_card(run_folder(tmp_path, **changes), model(base(tmp_path, None)), 1, 100)
     assert f"| base model | `{expected}` |" in card
     assert "base_model:" not in card
     assert "license" not in card.split("---")[1]
@@ -106,20 +106,34 @@ def test_only_a_name_on_the_hub_becomes_a_link(tmp_path, changes, expected):
     ],
 )
 def test_the_data_is_named(tmp_path, data, expected):
-    card = run_card(run_folder(tmp_path, data=data), model(base(tmp_path, None)), 1)
+    card = run_card(run_folder(tmp_path, data=data), model(base(tmp_path, None)), 1, 100)
     assert f"| data | {expected} |" in card.splitlines()
+
+
+def test_a_run_of_epochs_says_the_steps_they_take(tmp_path):
+    folder = run_folder(tmp_path, train=SETTINGS["train"] | {"max_steps": 200, "epochs": 1.5})
+    card = run_card(folder, model(base(tmp_path, None)), 2, 3)
+    assert "| steps | 2 of 3 (1.5 epochs) |" in card
 
 
 def test_a_run_without_settings_still_gets_a_card(tmp_path):
     (tmp_path / "bare").mkdir()
-    card = run_card(tmp_path / "bare", model(base(tmp_path, None), prune_ratio=0.0), 7)
+    card = run_card(tmp_path / "bare", model(base(tmp_path, None), prune_ratio=0.0), 7, 9)
     assert "| base model | `base` |" in card
-    assert "| steps | 7 |" in card
+    assert "| steps | 7 of 9 |" in card
     assert "without pruning" in card
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# no block\n", "---\n- a list\n---\n", "---\nlicense: mit\nnever closed"]
+    "text",
+    [
+        "",
+        "# no block\n",
+        "---\n- a list\n---\n",
+        "---\nlicense: mit\nnever closed",
+        "---\n{\n---\n",
+        "---\na: !!python/name:os.system\n---\n",
+    ],
 )
 def test_a_card_without_a_block_says_nothing(tmp_path, text):
     assert read_front_matter(base(tmp_path, text)) == {}

@@ -90,10 +90,12 @@ def test_the_data_brings_the_processes_out_of_step(inputs):
     steps = [[order[2 * step], order[2 * step + 1]] for step in range(5)]
     pairs = [{kinds[index] for index in step} for step in steps]
     assert {0, 4} in pairs
+    order = Order([8], seed=CASES["text"]["seed"])
+    assert {kinds[order[4]], kinds[order[5]]} == {0}
     assert any(1 in pair and len(pair) == 2 for pair in pairs)
 
 
-@pytest.mark.parametrize("case", ["ddp", "lora"])
+@pytest.mark.parametrize("case", ["ddp", "lora", "text"])
 def test_two_processes_learn_what_one_learns_from_the_same_examples(pair, inputs, tmp_path, case):
     run(case, inputs, tmp_path, batch_size=2, parallel=ParallelConfig())
     for name in {case, "fsdp" if case == "ddp" else case}:
@@ -157,6 +159,17 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(pair, inputs, tmp_path):
     assert len(list(shards.glob("*.distcp"))) == 2
     run("fsdp", inputs, tmp_path / "run", batch_size=2, eval_every=0)
     assert_same_curve(tmp_path / "run", pair / "fsdp", first=5)
+
+
+def test_epochs_that_two_processes_began_end_in_one(pair, inputs, tmp_path):
+    """Ten examples, eight of them trained on: one process needs two steps for what is left."""
+    shutil.copytree(pair / "text", tmp_path / "run", ignore=shutil.ignore_patterns("step-0000005"))
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert newest_checkpoint(tmp_path / "run").name == "step-0000004"
+    run("text", inputs, tmp_path / "run")
+    found, expected = rows(tmp_path / "run"), rows(pair / "text")
+    assert [row["examples"] for row in found] == [2, 2, 2, 2, 1, 1]
+    assert found[4]["lr"] == expected[4]["lr"]
 
 
 def as_code(metadata: bytes, owned: Path) -> bytes:

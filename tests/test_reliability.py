@@ -48,7 +48,7 @@ def test_a_run_leaves_curves_pictures_a_card_and_its_starts(run, tmp_path):
     pictures = sorted(path.name for path in (tmp_path / "overlays").iterdir())
     assert pictures == ["step-0000003.png", "step-0000004.png"]  # and after the last step
     for folder in (tmp_path / "model", tmp_path / "checkpoints" / "step-0000004" / "model"):
-        assert "| steps | 4 |" in (folder / "README.md").read_text()
+        assert "| steps | 4 of 4 |" in (folder / "README.md").read_text()
         assert read_front_matter(folder)["library_name"] == "transformers"
     assert json.loads((tmp_path / "starts.jsonl").read_text())["step"] == 0
     assert not list(tmp_path.rglob(".*"))

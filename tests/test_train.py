@@ -76,7 +76,7 @@ def straight(tiny_folder: Path, clips: Path, tmp_path_factory) -> Path:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(setup, straight, tmp_path):
-    class Killed(Exception):  # noqa: N818
+    class Killed(BaseException):
         pass
 
     def power_cut():
@@ -290,6 +290,26 @@ def test_frozen_parts_and_a_scorer_nobody_asks_stay_as_they_are(setup, tmp_path,
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(model, processor, dataset, config(max_steps=1, **settings), tmp_path)
     assert changed_parts(before, model) == expected
+
+
+@pytest.mark.parametrize(
+    ("stts", "settings"),
+    [({}, {"llm": False, "scorer": False}), ({"prune_ratio": 0.0}, {"llm": False}), ({}, {})],
+)
+def test_a_step_of_text_alone_decays_what_only_videos_teach(setup, tmp_path, stts, settings):
+    """As on several processes, where DDP gives every parameter a gradient."""
+    model, processor, _ = setup(**stts)
+    messages = [{"role": "user", "content": "What is red?"}, {"role": "assistant", "content": "Red."}]
+    text = processor(messages) | {"id": "text"}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer = Trainer(model, processor, config(warmup_steps=0, weight_decay=0.5, **settings), tmp_path)
+    trainer.step([Collator(processor.pad_token_id)([text])])
+    trainer.read_metrics()
+    assert trainer.bad is None
+    matrix = "model.vision_tower.layers.0.mlp.fc1.weight"
+    shrunk = before[matrix] * (1 - 0.5 * trainer.config.lr.vision)
+    torch.testing.assert_close(dict(model.named_parameters())[matrix].detach(), shrunk)
+    assert all(p in trainer.optimizer.state for p in trainer.parameters)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(setup, tmp_path):

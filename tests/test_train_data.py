@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from test_train import config, rows, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train import Calls, config, rows, weights
 
 from stts import STTSConfig
+from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
 from stts.data.feed import BadData
 from stts.data.order import Order, Place
 from stts.durable import read_rows
 from stts.models import ModelSpec, load_model
-from stts.optim import set_lr
-from stts.train import train
+from stts.optim import lr_factor, set_lr
+from stts.train import Interrupted, train
 from stts.trainer import Trainer
 
 PACKED = {"batch_size": 1, "max_tokens": 480, "max_frames": 10, "pack_buffer": 4, "loss_weight": "example"}
@@ -64,7 +69,7 @@ def setup(tiny_folder: Path, clips: Path, holes: Path):
 def test_a_killed_run_on_packed_rows_of_a_mixture_with_holes_goes_on_bit_for_bit(setup, tmp_path):
     train(*setup(), config(**PACKED), tmp_path / "straight")
 
-    class Killed(Exception):  # noqa: N818
+    class Killed(BaseException):
         pass
 
     model, processor, data = setup()
@@ -167,18 +172,74 @@ def test_packed_and_unpacked_batches_have_the_same_loss_and_gradient(setup, tmp_
 
 
 def test_epochs_in_place_of_steps(setup, clips, tiny_folder, tmp_path):
-    settings = config(batch_size=4, epochs=1.5, max_steps=200)
-    assert settings.with_steps(12, 1).max_steps == math.ceil(1.5 * 12 / 4) == 5
-    assert settings.with_steps(12, 2).max_steps == 3
-    assert config(max_steps=7).with_steps(12, 1).max_steps == 7
+    plain = config(batch_size=4, epochs=1.5, max_steps=200)
+    assert plain.with_steps(12, 4).max_steps == math.ceil(1.5 * 12 / 4) == 5
+    assert plain.with_steps(12, 8).max_steps == 3
+    assert config(max_steps=7).with_steps(12, 4).max_steps == 7
     model, processor, _ = setup()
     data = VideoQADataset(clips / "train.jsonl", None, processor, 2)
     last = train(model, processor, data, config(batch_size=4, epochs=1.5, warmup_steps=0), tmp_path)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
     assert last.name == "step-0000003"
-    end = set_lr(torch.optim.SGD([{"params": [torch.zeros(1)], "name": "llm"}]), 2, settings.with_steps(6, 1))
+    end = set_lr(torch.optim.SGD([{"params": [torch.zeros(1)], "name": "llm"}]), 2, plain.with_steps(6, 4))
     assert rows(tmp_path)[-1]["lr_llm"] != end["llm"]  # that schedule began with a warm-up
     assert train(None, None, data, config(batch_size=4, epochs=1.5), tmp_path) == last  # finished already
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    starts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), min_size=1, max_size=5),
+    batch_size=st.integers(1, 3),
+    num_examples=st.integers(1, 40),
+    epochs=st.floats(0.1, 3),
+)
+def test_epochs_end_when_they_are_trained_whoever_goes_on(starts, batch_size, num_examples, epochs):
+    """starts: numbers of processes, and the steps after which each is stopped; the last one goes through."""
+    plain = config(batch_size=batch_size, epochs=epochs, warmup_steps=3)
+    whole, factors = epochs * num_examples, []
+    step = examples = taken = 0
+    begun = plain.step_size(starts[0][0])
+    schedule = plain.with_steps(num_examples, begun)
+    for last, (processes, steps) in zip([False] * (len(starts) - 1) + [True], starts, strict=True):
+        size = plain.step_size(processes)
+        end = plain.with_steps(num_examples, size, step, examples).max_steps
+        while step < end and (last or steps):
+            factors.append((examples, lr_factor(examples / begun, schedule)))
+            step, examples, steps, taken = step + 1, examples + size, steps - 1, size
+        if step == end:
+            assert whole - 1e-6 <= examples < whole + taken + 1e-6
+    alone = {turn * begun: lr_factor(turn, schedule) for turn in range(schedule.max_steps)}
+    for at, factor in factors:
+        assert 0 < factor <= 1
+        assert factor == alone.get(at, factor)  # of a run that was never stopped, when it had seen as many
+    falling = [factor for at, factor in factors if at >= 3 * begun]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_of_epochs_goes_on_with_steps_of_another_size(setup, clips, tmp_path, monkeypatch, known):
+    """As after steps of two processes; known: the checkpoint says so."""
+    model, processor, _ = setup()
+    data = VideoQADataset(clips / "train.jsonl", None, processor, 2)
+    half = Calls(data, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the third step
+    two, three = (
+        config(batch_size=size, epochs=2, warmup_steps=0, ramp_steps=8, save_every=1) for size in (2, 3)
+    )
+    with pytest.raises(Interrupted):
+        train(model, processor, half, two, tmp_path)
+    progress = newest_checkpoint(tmp_path) / "progress.json"
+    said = progress.read_text()
+    assert (json.loads(said)["examples"], json.loads(said)["step_size"]) == (6, 2)
+    if not known:
+        progress.write_text(json.dumps(json.loads(said) | {"step_size": 0}).ljust(len(said)))
+    train(*setup()[:2], data, three, tmp_path)
+    assert [row["examples"] for row in rows(tmp_path)] == [2, 2, 2, 3, 3]
+    turns, schedule = [0, 1, 2, 3, 4.5], two.with_steps(6, 2)
+    expected = [schedule.rates.llm * lr_factor(turn, schedule) for turn in turns]
+    assert [row["lr"] for row in rows(tmp_path)] == expected
+    assert [row["prune_ratio"] for row in rows(tmp_path)] == [(turn + 1) / 16 for turn in turns]
+    assert "| steps | 5 of 5 |" in (tmp_path / "model" / "README.md").read_text()
+    assert train(None, None, data, two, tmp_path).name == "step-0000005"  # finished, in steps of any size
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
         "grad_accumulation": 2,
         "max_steps": 2,
     },
+    "text": {"seed": 10, "epochs": 1.25, "save_every": 2},  # by this seed the third step is of text alone
     "bf16": {"parallel": FSDP, "mixed_precision": "bf16", "max_steps": 1},
 }
 """What each run has in its settings."""

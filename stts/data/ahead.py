@@ -14,11 +14,13 @@ POLL = 0.1
 """Seconds after which a thread with nothing to do looks whether it is still wanted."""
 
 
-def ahead(items: Callable[[], Iterable[T]], depth: int = 2) -> Iterator[T]:
+def ahead(
+    items: Callable[[], Iterable[T]], depth: int = 2, stop: Callable[[], None] | None = None
+) -> Iterator[T]:
     """The items, in order, made by a thread that is up to `depth` of them ahead.
 
     An exception comes where its item would have come. Closing the iterator ends the thread; items is called, and
-    its iterator closed, in there.
+    its iterator closed, in there. stop: called then, to end what an item that is being made may be waiting for.
     """
     ready: queue.Queue = queue.Queue(depth)
     unwanted = threading.Event()
@@ -35,15 +37,15 @@ def ahead(items: Callable[[], Iterable[T]], depth: int = 2) -> Iterator[T]:
     def make() -> None:
         try:
             iterator = iter(items())
-            while not unwanted.is_set():
-                if not hand_over("item", next(iterator)):
-                    break
-        except StopIteration:
-            hand_over("end", None)
+            try:
+                wanted = all(hand_over("item", item) for item in iterator)
+            finally:
+                if hasattr(iterator, "close"):
+                    iterator.close()
+            if wanted:
+                hand_over("end", None)
         except BaseException as error:
             hand_over("error", error)
-        else:
-            iterator.close()
 
     thread = threading.Thread(target=make, daemon=True, name="ahead")
     thread.start()
@@ -57,4 +59,6 @@ def ahead(items: Callable[[], Iterable[T]], depth: int = 2) -> Iterator[T]:
             yield value
     finally:
         unwanted.set()
+        if stop:
+            stop()
         thread.join(PATIENCE)

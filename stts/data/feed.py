@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from ..durable import append_rows, read_rows
 from .ahead import ahead
 from .collator import Collator, Example
 from .datasets import Mixture
-from .fit import Budget, look_ahead
+from .fit import Budget, look_ahead, past_context
 from .order import Order, Place, positions
 from .shorten import shorten
+from .workers import Line
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,10 @@ class FeedSpec:
     num_workers: int = 0
     rank: int = 0
     num_processes: int = 1
+    context_length: int | None = None
+    """Positions the model was made for: the first example past them is told. None: any."""
+    position_ids: str = "original"
+    """As in STTSConfig."""
     log: Path | None = None
     """File that lists what was left out or shortened, a JSON object a line; None: nowhere."""
 
@@ -84,9 +91,23 @@ class Reader(Dataset):
         index = self.order[position]
         try:
             return {"id": str(index)} | self.dataset[index] | {"position": position}
-        except (ValueError, OSError) as error:
-            name = getattr(self.dataset, "name_of", "example {}".format)(index)
-            return Unreadable(name, str(error))
+        except Exception as error:
+            return Unreadable(self._name(index), _reason(error))
+
+    def _name(self, index: int) -> str:
+        """What to call an example, which may be too broken to have a name."""
+        try:
+            return self.dataset.name_of(index)
+        except Exception:
+            return f"example {index}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; an error that nobody foresaw with its kind and the line it came from."""
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
 class Feed:
@@ -110,26 +131,31 @@ class Feed:
         self.reader = Reader(dataset, self.order)
         self.collate, self.spec = collate, spec
         self.place = place or Place()
-        self.worker_init = worker_init
+        self.line = Line(worker_init) if spec.num_workers else None
         self.max_bad = math.floor(getattr(dataset, "max_bad_fraction", 0.0) * self.order.num_examples)
         self.drawn, self.too_long = self.place.drawn, self.place.too_long
         self.bad = dict.fromkeys(self.place.bad, "")
+        self.told_context = False
         self.logged = {(row["example"], row["what"]) for row in read_rows(spec.log)} if spec.log else set()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         wanted = self.spec.pack_buffer or self.spec.batch_size
         waiting: list[Example] = []
-        for example in self._examples():
-            waiting.append(_own(example) if self.spec.pack_buffer else example)
-            if len(waiting) == wanted:
-                batch, taken, waiting = self._batch(waiting)
-                load = _load([self.collate.size(example) for example in taken], len(batch["input_ids"]))
-                yield batch | {"place": self._place(waiting), "load": load}
+        with closing(self._examples()) as examples:
+            for example in examples:
+                waiting.append(_own(example) if self.spec.pack_buffer else example)
+                if len(waiting) == wanted:
+                    batch, taken, waiting = self._batch(waiting)
+                    load = _load([self.collate.size(example) for example in taken], len(batch["input_ids"]))
+                    yield batch | {"place": self._place(waiting), "load": load}
 
     def batches(self, pin_memory: bool = False) -> Iterator[dict[str, Any]]:
-        """The batches, the next ones made ahead by a thread where there are workers to keep busy."""
+        """The batches, the next ones made ahead by a thread where there are workers to keep busy.
+
+        Closing the iterator ends thread and workers, whatever these are doing.
+        """
         pinned = ({k: _pin(v) for k, v in batch.items()} for batch in self) if pin_memory else self
-        return ahead(lambda: iter(pinned)) if self.spec.num_workers else iter(pinned)
+        return ahead(lambda: iter(pinned), stop=self.line.end) if self.line else iter(pinned)
 
     def _batch(self, waiting: list[Example]) -> tuple[dict[str, Any], list[Example], list[Example]]:
         """A batch of examples that wait, those in it, and those that go on waiting."""
@@ -156,18 +182,26 @@ class Feed:
     def _examples(self) -> Iterator[Example]:
         """Examples that can be read and fit, in order."""
         left_out = 0
-        for number, item in enumerate(self._loader()):
-            again, too_long = number < len(self.place.waiting), self.too_long
-            example = self._noted(item) if isinstance(item, Unreadable) else self._fitted(item)
-            if again:  # what was waiting has been counted
-                self.too_long = too_long
-            else:
-                self.drawn += 1
-            left_out = 0 if example is not None else left_out + 1
-            if left_out >= self.order.num_examples:
-                raise BadData("not one example of the training data can be read and fits into a row")
-            if example is not None:
-                yield example
+        loader = self._loader()
+        with self.line.items(loader) if self.line else nullcontext(loader) as items:
+            for number, item in enumerate(items):
+                example = self._drawn(item, again=number < len(self.place.waiting))
+                left_out = 0 if example is not None else left_out + 1
+                if left_out >= self.order.num_examples:
+                    raise BadData("not one example of the training data can be read and fits into a row")
+                if example is not None:
+                    self._look_at_context(example)
+                    yield example
+
+    def _drawn(self, item: Example | Unreadable, again: bool) -> Example | None:
+        """An example as it is trained on, or None, counted. again: it was waiting, and has been counted."""
+        too_long = self.too_long
+        example = self._noted(item) if isinstance(item, Unreadable) else self._fitted(item)
+        if again:
+            self.too_long = too_long
+        else:
+            self.drawn += 1
+        return example
 
     def _loader(self) -> DataLoader:
         spec = self.spec
@@ -179,7 +213,7 @@ class Feed:
             collate_fn=_as_it_is,
             num_workers=spec.num_workers,
             prefetch_factor=ahead if spec.num_workers else None,
-            worker_init_fn=self.worker_init,
+            worker_init_fn=self.line.begin if self.line else None,
             generator=torch.Generator().manual_seed(spec.seed),  # else it draws from the model's numbers
         )
 
@@ -190,23 +224,32 @@ class Feed:
         self.refuse(len(self.bad))
 
     def _fitted(self, example: Example) -> Example | None:
-        """The example, shortened where that is the policy; None when it is to be skipped."""
+        """The example, shortened where that is the policy and helps; None when it is skipped."""
         if self.collate.budget.holds(self.collate.size(example)):
             return example
-        if self.spec.too_long == "truncate_text":
-            shorter = shorten(example, self.collate)
-            tokens = f"{len(shorter['input_ids'])} of {len(example['input_ids'])} tokens are left"
-            self._log(example["id"], "shortened", tokens)
-            self.too_long += 1
-            return shorter
+        shorter = None
         try:
-            self.collate.refuse(example)
+            if self.spec.too_long == "truncate_text":
+                shorter = shorten(example, self.collate)
+                tokens = f"{len(shorter['input_ids'])} of {len(example['input_ids'])} tokens are left"
+                self._log(example["id"], "shortened", tokens)
+            else:
+                self.collate.refuse(example)
         except ValueError as error:
             if self.spec.too_long == "error":
                 raise ValueError(f"{error}; or set train.too_long to skip or truncate_text") from None
             self._log(example["id"], "skipped", str(error))
         self.too_long += 1
-        return None
+        return shorter
+
+    def _look_at_context(self, example: Example) -> None:
+        """Warn of the first example that goes past the positions the model was made for."""
+        if self.told_context:
+            return
+        tokens, size = len(example["input_ids"]), self.collate.size(example)
+        if past := past_context(tokens, size, self.spec.context_length, self.spec.position_ids):
+            logger.warning("example %r has %s (later ones are not told)", example["id"], past)
+            self.told_context = True
 
     def _log(self, name: str, what: str, reason: str) -> None:
         """Once for each example, also over the starts of a run; the first few are told as well."""
