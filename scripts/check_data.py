@@ -20,7 +20,7 @@ def main(config: dict[str, Any]) -> int:
     from rich.console import Console
 
     from stts.data.check import check_data, measure_epoch
-    from stts.data.check_report import print_epoch, print_problems, print_sizes
+    from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
     from stts.data.fit import Budget
     from stts.models import load_processor
 
@@ -36,6 +36,7 @@ def main(config: dict[str, Any]) -> int:
     budget = Budget(train.max_tokens, train.max_frames)
     epoch = measure_epoch(findings, order, budget, train.batch_size, train.pack_buffer)
     print_sizes(console, findings, run.stts.prune_ratio)
+    print_context(console, findings, processor.context_length, run.stts.position_ids)
     estimated = len(findings.measured) + len(findings.unreadable) < order.num_examples
     passes = train.grad_accumulation * check.processes
     print_epoch(console, epoch, budget, passes, train.pack_buffer > 0, estimated)

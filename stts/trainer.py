@@ -122,6 +122,8 @@ class Trainer:
                 config.num_workers,
                 accelerator.process_index,
                 accelerator.num_processes,
+                self.processor.context_length,
+                self.stts.position_ids,
                 log_path(self.output_dir, accelerator.process_index),
             ),
             self.place,

@@ -13,7 +13,7 @@ from rich.console import Console
 from stts import STTSConfig
 from stts.data import Collator, DataSpec, training_data
 from stts.data.check import check_data, measure_epoch
-from stts.data.check_report import print_epoch, print_problems, print_sizes
+from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
 from stts.data.feed import Feed, FeedSpec
 from stts.data.fit import Budget
 from stts.models import ModelSpec, load_processor
@@ -134,6 +134,32 @@ def test_the_report(mixed, processor):
     text = console.export_text()
     for part in ("15 rows", "6 wrong", "tokens at prune_ratio=0.5", "median", "an epoch: ", "of the frames"):
         assert part in text
+
+
+@pytest.mark.parametrize("position_ids", ["original", "compact"])
+def test_the_report_names_examples_past_the_models_context(clips, processor, position_ids):
+    spec = DataSpec("jsonl", str(clips / "train.jsonl"))
+    findings, _ = check_data(spec, processor, STTSConfig(), VIDEO, 0)
+    lengths = [m.tokens if position_ids == "original" else m.size.tokens for m in findings.measured.values()]
+    console = Console(width=200, record=True, quiet=False)
+    print_context(console, findings, max(lengths), position_ids)
+    print_context(console, findings, None, position_ids)
+    assert not console.export_text()
+    print_context(console, findings, min(lengths), position_ids)
+    longer = sum(length > min(lengths) for length in lengths)
+    text = console.export_text()
+    assert f"{longer} of 6 examples are too long for the model" in text
+    assert f"4 frames, {max(m.size.tokens for m in findings.measured.values()):,} after pruning" in text
+
+
+def test_the_processor_knows_the_context_and_does_not_cry_before_pruning(tiny_folder, processor, caplog):
+    assert (
+        processor.context_length
+        == json.loads((tiny_folder / "config.json").read_text())["text_config"]["max_position_embeddings"]
+    )
+    text = [{"role": "user", "content": "hello " * (processor.context_length + 1)}]
+    assert len(processor.prompt_tensors(text, None, True)["input_ids"]) > processor.context_length
+    assert "indexing errors" not in caplog.text
 
 
 @pytest.mark.slow

@@ -308,6 +308,26 @@ def test_truncated_examples_are_trained_on_and_named(tmp_path):
     assert batches[-1]["place"].too_long == 1
 
 
+# --- longer than the model's context
+
+
+@pytest.mark.parametrize(
+    ("position_ids", "tokens", "told"),
+    [("original", 23, True), ("original", 24, False), ("compact", 16, False), ("compact", 15, True)],
+)
+def test_the_first_example_past_the_models_context_is_told(caplog, position_ids, tokens, told):
+    data = Clips(4)
+    data.sizes_of = [(4, 4, 4)] * 4  # 24 tokens, 16 of them after pruning
+    spec = {"context_length": tokens, "position_ids": position_ids}
+    assert len(list(islice(feed(data, batch_size=2, **spec), 3))) == 3
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == told
+    for text in texts:
+        assert "24 tokens with 4 frames, 16 after pruning" in text
+        assert f"the model's max_position_embeddings is {tokens}" in text
+        assert ("or position_ids=compact" in text) == (position_ids == "original")
+
+
 # --- reading ahead
 
 

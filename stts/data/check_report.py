@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .check import Epoch, Findings
-from .fit import Budget
+from .fit import Budget, past_context
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 SHOWN = 50
@@ -43,6 +43,18 @@ def print_sizes(console: Console, findings: Findings, prune_ratio: float) -> Non
     ):
         table.add_row(name, f"{np.mean(values):,.1f}", *(f"{q:,.0f}" for q in np.quantile(values, QUANTILES)))
     console.print(table)
+
+
+def print_context(
+    console: Console, findings: Findings, context_length: int | None, position_ids: str
+) -> None:
+    """Say how many examples go past the positions the model was made for, and how far the longest does."""
+    sizes = [(m.tokens, m.size) for m in findings.measured.values()]
+    told = [past_context(tokens, size, context_length, position_ids) for tokens, size in sizes]
+    if past := [number for number, text in enumerate(told) if text]:
+        longest = max(past, key=lambda number: sizes[number][0])
+        text = f"warning: {len(past)} of {len(sizes)} examples are too long for the model; one has {told[longest]}"
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def print_epoch(

@@ -21,7 +21,7 @@ from ..durable import append_rows, read_rows
 from .ahead import ahead
 from .collator import Collator, Example
 from .datasets import Mixture
-from .fit import Budget, look_ahead
+from .fit import Budget, look_ahead, past_context
 from .order import Order, Place, positions
 from .shorten import shorten
 
@@ -51,6 +51,10 @@ class FeedSpec:
     num_workers: int = 0
     rank: int = 0
     num_processes: int = 1
+    context_length: int | None = None
+    """Positions the model was made for: the first example past them is told. None: any."""
+    position_ids: str = "original"
+    """As in STTSConfig."""
     log: Path | None = None
     """File that lists what was left out or shortened, a JSON object a line; None: nowhere."""
 
@@ -114,6 +118,7 @@ class Feed:
         self.max_bad = math.floor(getattr(dataset, "max_bad_fraction", 0.0) * self.order.num_examples)
         self.drawn, self.too_long = self.place.drawn, self.place.too_long
         self.bad = dict.fromkeys(self.place.bad, "")
+        self.told_context = False
         self.logged = {(row["example"], row["what"]) for row in read_rows(spec.log)} if spec.log else set()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -167,6 +172,7 @@ class Feed:
             if left_out >= self.order.num_examples:
                 raise BadData("not one example of the training data can be read and fits into a row")
             if example is not None:
+                self._look_at_context(example)
                 yield example
 
     def _loader(self) -> DataLoader:
@@ -207,6 +213,15 @@ class Feed:
             self._log(example["id"], "skipped", str(error))
         self.too_long += 1
         return None
+
+    def _look_at_context(self, example: Example) -> None:
+        """Warn of the first example that goes past the positions the model was made for."""
+        if self.told_context:
+            return
+        tokens, size = len(example["input_ids"]), self.collate.size(example)
+        if past := past_context(tokens, size, self.spec.context_length, self.spec.position_ids):
+            logger.warning("example %r has %s (later ones are not told)", example["id"], past)
+            self.told_context = True
 
     def _log(self, name: str, what: str, reason: str) -> None:
         """Once for each example, also over the starts of a run; the first few are told as well."""

@@ -32,6 +32,23 @@ class Budget:
         return max(size.tokens / _limit(self.tokens), size.frames / _limit(self.frames))
 
 
+def past_context(tokens: int, size: Size, limit: int | None, position_ids: str = "original") -> str | None:
+    """What to say of an example that goes past the positions its model was made for; None where it does not.
+
+    tokens: its length before pruning; size: what survives; limit: the model's, as processor.context_length has it
+    (None: any); position_ids: as in STTSConfig, which decides whether survivors stand where they stood before.
+    """
+    reached = size.tokens if position_ids == "compact" else tokens
+    if limit is None or reached <= limit:
+        return None
+    more = " or position_ids=compact" if size.tokens <= limit else ""
+    return (
+        f"{tokens:,} tokens with {size.frames:,} frames, {size.tokens:,} after pruning: positions go up to "
+        f"{reached:,} (position_ids={position_ids}), the model's max_position_embeddings is {limit:,}, so what it "
+        f"says beyond may make no sense; take fewer frames{more}"
+    )
+
+
 def first_fit(sizes: Sequence[Size], order: Iterable[int], budget: Budget, max_rows: int) -> list[list[int]]:
     """Put each example into the first row with room, opening at most max_rows; what finds none is left out.
 

@@ -58,6 +58,7 @@ class VideoProcessor:
 
     use_frame_special_tokens: frames stand between <frame_start> and <frame_end>, else between <im_start> and
     <im_end>; video_use_col_tokens: <im_col> after each row of windows. As in transformers' Molmo2Processor.
+    context_length: positions the model was made for, None for any; see stts.data.fit.past_context.
     Raises ValueError when the tokenizer lacks something the prompt needs or the sizes do not fit each other.
     """
 
@@ -69,6 +70,7 @@ class VideoProcessor:
         pool_width: int = 3,
         use_frame_special_tokens: bool = True,
         video_use_col_tokens: bool = False,
+        context_length: int | None = None,
     ) -> None:
         if image_size < 1 or patch_size < 1 or image_size % patch_size:
             raise ValueError(f"image_size is {image_size}, must be a multiple of patch_size {patch_size}")
@@ -82,6 +84,7 @@ class VideoProcessor:
         self.grid = (image_size // patch_size,) * 2
         self.use_frame_special_tokens = use_frame_special_tokens
         self.video_use_col_tokens = video_use_col_tokens
+        self.context_length = context_length
         self.bos_token = tokenizer.bos_token or tokenizer.eos_token
         self._multimodal_ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(MULTIMODAL_TOKENS)))
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -105,7 +108,15 @@ class VideoProcessor:
             raise ValueError(f"{path_or_id} takes {height} x {width} pixels, frames must be square")
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
         format_ = _prompt_format(path_or_id, config, **kwargs)
-        processor = cls(tokenizer, height, config.vision_config.patch_size, pool_width, **format_)
+        context = getattr(config.text_config, "max_position_embeddings", None)
+        processor = cls(
+            tokenizer,
+            height,
+            config.vision_config.patch_size,
+            pool_width,
+            **format_,
+            context_length=context,
+        )
         patch_id = tokenizer.convert_tokens_to_ids("<im_patch>")
         if patch_id != config.image_patch_id:
             raise ValueError(
@@ -238,7 +249,10 @@ class VideoProcessor:
                 )
 
     def _text_tensors(self, text: str, answers: list[tuple[int, int]]) -> dict[str, Tensor]:
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        options = {"add_special_tokens": False, "return_offsets_mapping": True}
+        encoded = self.tokenizer(
+            text, verbose=False, **options
+        )  # its word on long texts counts before pruning
         input_ids = torch.tensor(encoded["input_ids"])
         starts, stops = torch.tensor(encoded["offset_mapping"]).unbind(1)
         supervised = torch.zeros(len(input_ids), dtype=torch.bool)
