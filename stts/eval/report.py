@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .records import write_json
-from .statistics import group_intervals
+from .statistics import group_intervals, share_interval
 
 Record = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[st
 
     records: one of each question, as the runner writes them. accuracy is over all of them: a reply that names
     no option (unparsed) and a video that could not be read (bad_videos) count as wrong. interval is its 95 %
-    bootstrap interval, videos drawn with all of their questions. category_mean weighs every category alike, however
+    interval over videos (statistics.py). category_mean weighs every category alike, however
     many questions it has. kept and evidence_recall are means over the questions that have them, None where none has.
     Nothing here is a time: the same predictions give the same results.
     """
@@ -81,9 +81,10 @@ def counts_with_intervals(records: Sequence[Record], groups: Sequence[Sequence[i
     """Accuracy with its interval and counts, over all records and then over each group of places."""
     correct, videos = [record["correct"] for record in records], [record["video"] for record in records]
     places = [range(len(records)), *groups]
+    intervals = group_intervals(share_interval, correct, videos, groups)
     return [
         _counts([records[i] for i in part]) | {"interval": interval}
-        for part, interval in zip(places, group_intervals(correct, videos, groups), strict=True)
+        for part, interval in zip(places, intervals, strict=True)
     ]
 
 
