@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
 SCORER_PREFIX = "model.vision_tower.scorer."
+LAYERS_PREFIX = "model.language_model.layers."
+SMALL_FILES = ("generation_config.json", "processor_config.json", "tokenizer_config.json")
+"""Beside config.json, where a folder has them."""
 TOLD = 3
 """Names in a message about many tensors."""
 
@@ -32,6 +38,55 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadFolder(f"{path} holds a {type(value).__name__}, must be a JSON object")
     return value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a Molmo2. Raises BadFolder when it is that of something else, or lacks the sizes of a part, for
+    which transformers would take those of its largest model; and for a small file beside it that is no JSON."""
+    path = folder / "config.json"
+    config = read_json(path)
+    if config.get("model_type") != "molmo2":
+        raise BadFolder(
+            f"{folder} holds a {config.get('model_type')!r} model, must be 'molmo2' ({path.name})"
+        )
+    for name in SMALL_FILES:
+        if (folder / name).exists():
+            read_json(folder / name)
+    for names in (("text_config",), ("adapter_config",), ("vision_config", "vit_config")):
+        if not any(isinstance(config.get(name), dict) and config[name] for name in names):
+            raise BadFolder(
+                f"{path}: {names[0]} is {config.get(names[0])!r}, must hold the sizes of that part"
+            )
+    return config
+
+
+def weight_files(folder: Path) -> set[str]:
+    """Names of the safetensors that a folder says it has. Raises BadFolder for an index that is none."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return {"model.safetensors"}
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise BadFolder(f"{index} must say in weight_map which file each tensor is in; copy the folder again")
+    return set(places.values())
+
+
+def check_size(folder: Path, model: nn.Module) -> None:
+    """Raises BadFolder where a model, on the meta device, is much larger than a folder's weights: what is not in them
+    would be made up first, and refused only then."""
+    wanted = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(SCORER_PREFIX))
+    stored = 0
+    for name in weight_files(folder):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                stored += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BadFolder(f"cannot read {folder / name}: {error}") from error
+    if wanted > 1.5 * stored:
+        raise BadFolder(
+            f"{folder}: its config.json describes a model of {wanted:,} parameters, its weights are {stored:,}: "
+            "they do not belong together"
+        )
 
 
 def check_frame_size(vision: Any, where: str | PathLike) -> None:
@@ -58,7 +113,7 @@ def check_loaded(
 
     loaded: transformers' loading info; names: of all parameters; trained: the folder says that it has a scorer, else
     all of it may be fresh. Raises BadFolder for tensors of another shape, missing ones, and unknown ones that
-    look like a scorer's; other unknown ones are told.
+    look like a scorer's or are layers of the LLM; other unknown ones are told.
     """
     if wrong := sorted(loaded["mismatched_keys"]):
         name, found, wanted = wrong[0]
@@ -75,6 +130,10 @@ def check_loaded(
         raise BadFolder(
             f"{where} holds {strange[0]}, which is no tensor of its model ({_count(strange)} like it): a scorer's "
             f"begin with {SCORER_PREFIX}"
+        )
+    if surplus := [name for name in unknown if name.startswith(LAYERS_PREFIX)]:
+        raise BadFolder(
+            f"{where} holds {surplus[0]} ({_count(surplus)} like it), a layer that its config.json does not have"
         )
     if unknown:
         logger.warning(
@@ -118,7 +177,7 @@ def _file_of(name: str, where: str | PathLike) -> Path:
     """The file that holds a tensor, as far as its folder says."""
     index = Path(where) / "model.safetensors.index.json"
     if index.is_file():
-        return Path(where) / json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(name, "")
+        return Path(where) / read_json(index)["weight_map"].get(name, "")
     file = Path(where) / "model.safetensors"
     return file if file.is_file() else Path(where)
 

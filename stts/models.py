@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import STTSConfig
-from .folder_checks import BadFolder, one_line, read_json
+from .folder_checks import BadFolder, one_line, read_config, read_json, weight_files
 from .sizes import SIZES
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def check_folder(folder: Path, key: str) -> Path:
             f"did you mean {folder / inside}?" if inside else "it must be a folder written by save_pretrained"
         )
         raise ValueError(f"{key} is {str(folder)!r}, which has no config.json; {hint}")
-    read_json(folder / "config.json")
+    read_config(folder)
     if missing := sorted(name for name in _weight_files(folder) if not (folder / name).exists()):
         raise ValueError(
             f"{key} is {str(folder)!r}, whose weights are not complete: {', '.join(missing[:3])} missing; "
@@ -251,15 +251,7 @@ def _weight_files(folder: Path) -> set[str]:
     if (folder / ADAPTER_CONFIG).exists():
         older = read_json(folder / ADAPTER_CONFIG).get("modules_to_save") is None
         return {ADAPTER_FILE, TRAINED_FILE} if older else {ADAPTER_FILE}
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return {"model.safetensors"}
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ValueError(
-            f"{index} must say in weight_map which file each tensor is in; copy the folder again"
-        )
-    return set(places.values())
+    return weight_files(folder)
 
 
 def as_trained(stts: STTSConfig, folder: Path) -> STTSConfig:

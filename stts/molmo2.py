@@ -6,9 +6,11 @@ and with nothing to prune transformers' own forward runs untouched.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from transformers.models.molmo2.modeling_molmo2 import (
 )
 
 from .config import STTSConfig
-from .folder_checks import check_finite, check_frame_size, check_loaded
+from .folder_checks import check_finite, check_frame_size, check_loaded, check_size
 from .generation import PrunedGeneration, as_encoded
 from .images import IMAGE_KEYS, VIDEO_KEYS
 from .layout import BatchLayout
@@ -91,6 +93,9 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         if stts is not None:
             config.stts = stts.to_dict()
         check_frame_size(config.vision_config, path)
+        if Path(path).is_dir():
+            with torch.device("meta"):  # no memory, and no random numbers drawn
+                check_size(Path(path), cls(copy.deepcopy(config)))
         told = kwargs.pop("output_loading_info", False)
         resized = kwargs.pop("ignore_mismatched_sizes", False)
         options = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -97,7 +97,7 @@ def test_a_run_against_itself(tmp_path: Path, answers: tuple[list[bool], list[bo
 
 
 def test_pairing_is_surer_than_two_intervals(tmp_path: Path) -> None:
-    """Two runs that differ on 8 of 400 questions, each about another video, all for the better, at an accuracy of a half."""
+    """Two runs that differ on 8 of 400 questions, on 8 videos, all for the better, at an accuracy of a half."""
     first = (np.random.default_rng(1).random(400) < 0.5).tolist()
     second = list(first)
     for place in [i for i, right in enumerate(first) if not right][:80:10]:

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..folder_checks import check_frame_size, one_line, read_json
+from ..folder_checks import check_frame_size, one_line, read_config
 from ..windows import window_grid, window_index
 from .pixels import patchify, resize_frames
 from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
@@ -287,8 +287,8 @@ class VideoProcessor:
 
 def _config(path_or_id: str | PathLike, **kwargs: Any) -> PreTrainedConfig:
     """Of a Molmo2. Raises ValueError when it is that of something else, or damaged."""
-    if (path := Path(path_or_id) / "config.json").is_file():
-        read_json(path)
+    if (Path(path_or_id) / "config.json").is_file():
+        read_config(Path(path_or_id))
     try:
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
     except OSError:
@@ -388,4 +388,6 @@ def _prompt_format(path_or_id: str | PathLike, config: PreTrainedConfig, **kwarg
     for name, default in FRAME_FORMAT.items():
         values = (settings.get(name), getattr(config, name, None), default)
         chosen[name] = next(value for value in values if value is not None)
+        if not isinstance(chosen[name], bool):
+            raise ValueError(f"{path_or_id}: {name} is {chosen[name]!r}, must be true or false")
     return chosen

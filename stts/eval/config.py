@@ -45,7 +45,8 @@ class EvalConfig:
     max_new_tokens: int = 12
     """Length of a generated reply."""
     bad_videos: str = "stop"
-    """A video that is missing or cannot be decoded: "stop" the run, or count its questions as "wrong"."""
+    """A video that is missing or cannot be decoded, a question that cannot be asked (a special token in its text, a
+    damaged subtitle file): "stop" the run, or count the video's questions, or that question, as "wrong"."""
     seed: int = 0
     """Of the random policy: of each video the same windows are drawn again."""
     progress: bool = True

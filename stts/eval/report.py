@@ -27,7 +27,8 @@ def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[st
     """The content of results.json.
 
     records: one of each question, as the runner writes them. accuracy is over all of them: a reply that names
-    no option (unparsed) and a video that could not be read (bad_videos) count as wrong. interval is its 95 %
+    no option (unparsed), a video that could not be read (bad_videos) and a question that could not be asked about
+    one that was (bad_questions) count as wrong. interval is its 95 %
     interval over videos (statistics.py). category_mean weighs every category alike, however
     many questions it has. kept and evidence_recall are means over the questions that have them, None where none has.
     Nothing here is a time: the same predictions give the same results.
@@ -42,7 +43,10 @@ def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[st
         **whole,
         "videos": len({record["video"] for record in records}),
         "category_mean": fmean(part["accuracy"] for part in by_group["category"].values()),
-        "bad_videos": sum(record["error"] is not None for record in records),
+        "bad_videos": sum(record["error"] is not None and record["span"] is None for record in records),
+        "bad_questions": sum(
+            record["error"] is not None and record["span"] is not None for record in records
+        ),
         "kept": _mean(record["kept"] for record in records),
         "evidence_recall": _mean(record["evidence_recall"] for record in records),
         "by_category": by_group.pop("category", {}),
@@ -143,6 +147,8 @@ def summary(results: Mapping[str, Any]) -> str:
         parts.append(f"{results['unparsed']} replies named no option and count as wrong")
     if results["bad_videos"]:
         parts.append(f"{results['bad_videos']} questions counted wrong because their video could not be read")
+    if results.get("bad_questions"):  # which older results do not count
+        parts.append(f"{results['bad_questions']} counted wrong because they could not be asked")
     return "; ".join(part for part in parts if part)
 
 
