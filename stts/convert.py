@@ -214,8 +214,8 @@ def _stts_config(
     }
     try:
         return STTSConfig(**values)
-    except TypeError as error:
-        raise ValueError(f"config.yaml holds a pruning setting that is no number: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"a pruning setting, of config.yaml or asked for, does not fit: {error}") from error
 
 
 def _open_ours(folder: Path) -> tuple[Molmo2Config, Weights]:
