@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .config import STTSConfig
 from .folder_checks import SCORER_PREFIX, check_finite, one_line
-from .models import ADAPTER_FILE, TRAINED_FILE
+from .models import ADAPTER_FILE, TRAINED_FILE, TRAINED_WITH
 from .train_config import LoraSettings
 
 PEFT_PREFIX = "base_model.model."
@@ -31,7 +32,7 @@ README = """\
 Rank {rank} on {targets} of the LLM{beside}.
 
     stts.load(THIS_FOLDER)
-    peft.PeftModel.from_pretrained(stts.load("{base}")[0], THIS_FOLDER)
+    peft.PeftModel.from_pretrained(stts.load("{base}"{settings})[0], THIS_FOLDER)
 
 bring all that was trained. On transformers' plain Molmo2 peft brings everything but the scorer, which a plain Molmo2
 does not have: it then drops no video tokens.
@@ -94,8 +95,13 @@ def save_adapters(
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
     beside = f"; with it, whole: {', '.join(modules)}"
+    default = STTSConfig()
+    trained = {name: getattr(model.stts, name) for name in TRAINED_WITH}  # which peft does not bring
+    other = [f", {name}={value!r}" for name, value in trained.items() if value != getattr(default, name)]
     about = {"base": model.name_or_path, "rank": settings.rank, "targets": ", ".join(settings.targets)}
-    (folder / "README.md").write_text(README.format(**about, beside=beside), encoding="utf-8")
+    (folder / "README.md").write_text(
+        README.format(**about, beside=beside, settings="".join(other)), encoding="utf-8"
+    )
     tensors = {
         PEFT_PREFIX + name.replace(".default.", "."): tensor.detach().cpu().contiguous()
         for name, tensor in weights.items()

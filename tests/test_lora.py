@@ -108,6 +108,7 @@ def test_peft_brings_all_that_was_trained(tiny_folder, clips, tmp_path, rates):
     from peft import PeftModel
 
     model, processor, dataset = start(tiny_folder, clips)
+    model.stts = model.stts.replace(position_ids="compact")
     add_adapters(model, LORA)
     freeze(model, TrainConfig(max_steps=1, lora=LORA, **rates).rates)
     with torch.no_grad():
@@ -117,7 +118,8 @@ def test_peft_brings_all_that_was_trained(tiny_folder, clips, tmp_path, rates):
     save_adapters(tmp_path, model, processor, LORA, model.state_dict())
     whole = merged(model.state_dict(), LORA)
 
-    applied = PeftModel.from_pretrained(start(tiny_folder, clips)[0], tmp_path)
+    base = load_model(ModelSpec(str(tiny_folder)), STTSConfig(position_ids="compact"))[0]
+    applied = PeftModel.from_pretrained(base, tmp_path)
     torch.testing.assert_close(logits(applied, dataset), logits(model, dataset), atol=1e-5, rtol=1e-5)
     ours = load_model(ModelSpec(str(tmp_path)), STTSConfig())[0]
     plain = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
@@ -126,7 +128,9 @@ def test_peft_brings_all_that_was_trained(tiny_folder, clips, tmp_path, rates):
     for state in (applied.merge_and_unload().state_dict(), ours.state_dict(), plain):
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, whole[name], atol=1e-6, rtol=1e-6)
-    assert "brings everything but the scorer" in (tmp_path / "README.md").read_text()
+    readme = (tmp_path / "README.md").read_text()
+    assert f"stts.load(\"{model.name_or_path}\", position_ids='compact')" in readme
+    assert "brings everything but the scorer" in readme
 
 
 def test_older_folders_with_the_other_weights_in_a_file_of_their_own_load(
