@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -10,10 +12,14 @@ from torch import Tensor, nn
 
 from .config import STTSConfig
 from .data.collator import Collator
+from .data.fit import past_context
 from .data.processing import VideoProcessor, multiple_choice_prompt
 from .data.video import Clip
+from .folder_checks import one_line
 from .models import ModelSpec, default_device, load_model
 from .molmo2 import STTSMolmo2ForConditionalGeneration
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -23,11 +29,29 @@ def load(
 
     name: "tiny" (comes with the package), a folder, or a hub id such as "allenai/Molmo2-4B"; device: CUDA where
     there is one by default; settings: fields of STTSConfig, e.g. prune_ratio=0.5. Raises ValueError as
-    stts.models.load_model does.
+    stts.models.load_model does, and for a device that is not there.
     """
-    spec = ModelSpec(name="tiny") if name == "tiny" else ModelSpec(path=name)
-    model, processor = load_model(spec, STTSConfig(**settings))
-    return model.to(device or default_device()), processor
+    if not isinstance(name, str | PathLike) or not str(name).strip():
+        raise ValueError(f'name is {name!r}, must be "tiny", a folder, or a hub id such as allenai/Molmo2-4B')
+    stts = STTSConfig.from_dict(settings)
+    device = check_device(device or default_device())
+    spec = ModelSpec(name="tiny") if name == "tiny" else ModelSpec(path=str(name))
+    model, processor = load_model(spec, stts, key="name")
+    return model.to(device), processor
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device. Raises ValueError when torch does not know it or cannot use it here."""
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (
+        RuntimeError,
+        AssertionError,
+        TypeError,
+        NotImplementedError,
+    ) as error:  # torch's many ways to say no
+        raise ValueError(f"device is {device!r}, which torch cannot use here: {one_line(error)}") from error
 
 
 def answer(
@@ -42,12 +66,24 @@ def answer(
 
     question: free text; options: of a multiple-choice question, which is then answered by a letter; generation:
     options of transformers' generate, 64 new tokens at most by default. What was kept of the clip is in
-    model.last_keep_windows afterwards.
+    model.last_keep_windows afterwards, of this thread. A prompt past the model's context is asked, with a warning.
+    Raises ValueError for a question, options or a clip that are none.
     """
     inputs = prompt_inputs(processor, question, clip, options, model.device)
+    warn_past_context(processor, model.stts, inputs["input_ids"][0], inputs.get("video_grids"))
     tokens = model.generate(**{"max_new_tokens": 64} | generation, **inputs)
     new = tokens[0, inputs["input_ids"].shape[1] :]
     return processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def warn_past_context(
+    processor: VideoProcessor, stts: STTSConfig, input_ids: Tensor, video_grids: Tensor | None
+) -> None:
+    """Say so when a prompt, (L,) with grids (V, 3), goes past the positions that its model was made for."""
+    example = {"input_ids": input_ids} | ({} if video_grids is None else {"video_grids": video_grids})
+    size = Collator(processor.pad_token_id, stts.prune_ratio).size(example)
+    if past := past_context(len(input_ids), size, processor.context_length, stts.position_ids):
+        logger.warning("the prompt has %s", past)
 
 
 def prompt_inputs(
@@ -58,7 +94,10 @@ def prompt_inputs(
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
     """A batch of one prompt, as the model's forward and generate take it."""
-    text = multiple_choice_prompt(question, options) if options else question
+    no_options = options is None or (isinstance(options, list | tuple) and not options)
+    text = question if no_options else multiple_choice_prompt(question, options)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"question is {question!r}, must be text")
     example = processor([{"role": "user", "content": text}], clip, add_generation_prompt=True)
     batch = Collator(processor.pad_token_id)([example])
     return {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +85,12 @@ class STTSConfig:
     pulls all scores down together, which scrambles their order on the way (docs/learning.md)."""
 
     def __post_init__(self) -> None:
-        if self.scorer_hidden_dims is not None:  # JSON brings a list
+        if isinstance(self.scorer_hidden_dims, list):  # JSON brings a list
             object.__setattr__(self, "scorer_hidden_dims", tuple(self.scorer_hidden_dims))
+        for field in dataclasses.fields(self):
+            fits, what = _KINDS[field.type]
+            value = getattr(self, field.name)
+            _check(fits(value), field.name, value, f"must be {what}")
         _check(0 <= self.prune_ratio < 1, "prune_ratio", self.prune_ratio, "must be in [0, 1)")
         _check(self.insert_after >= 0, "insert_after", self.insert_after, "must be 0 or more")
         _check(self.pool_width >= 1, "pool_width", self.pool_width, "must be 1 or more")
@@ -131,14 +136,42 @@ class STTSConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> STTSConfig:
         """Inverse of to_dict. Raises ValueError naming keys this version does not know."""
+        if not isinstance(values, dict):
+            raise ValueError(f"STTS settings are {values!r}, must be a group of settings")
         known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(set(map(str, values)) - known):
             raise ValueError(f"unknown STTS setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         return cls(**values)
 
     def replace(self, **changes: Any) -> STTSConfig:
         """A copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return _whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _sizes(value: object, count: int) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(_whole(v) and v >= 1 for v in value)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "str": (lambda value: isinstance(value, str), "text"),
+    "int": (_whole, "a whole number"),
+    "float": (_number, "a finite number"),
+    "int | None": (lambda value: value is None or _sizes((value,), 1), "a whole number, 1 or more, or None"),
+    "tuple[int, int] | None": (
+        lambda value: value is None or _sizes(value, 2),
+        "two whole numbers, 1 or more, or None",
+    ),
+}
+"""Types of the fields as they are written above: whether a value fits, and what it must be in words."""
 
 
 def _check(ok: bool, name: str, value: object, rule: str) -> None:

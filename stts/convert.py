@@ -99,7 +99,7 @@ def from_published(
         if origin:
             _copy_companions(origin, partial)
         else:
-            remarks.append("There is no tokenizer in it: copy one in, or convert with like.")
+            remarks.append("There is no tokenizer in it: copy one in, or convert with --like FOLDER.")
         tensors = ((released_name(name), _cast(weights.read(name), dtype)) for name in expected)
         config.dtype = write_folder(partial, tensors)
         _write_config(partial, config, "STTSMolmo2ForConditionalGeneration")
@@ -152,7 +152,7 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Shapes, where:
     if not problems:
         return
     if HEAD in expected and HEAD not in found:
-        problems.append(f"({HEAD} is missing where the head shares the word embeddings: say so with tied)")
+        problems.append(f"({HEAD} is missing where the head shares the word embeddings: say so with --tied)")
     raise ValueError("\n  ".join([f"{where} does not fit the model it should hold:", *problems]))
 
 
@@ -180,7 +180,7 @@ def _like_folder(like: str | Path) -> Path:
         return Path(snapshot_download(str(like), allow_patterns=list(COMPANIONS)))
     except (OSError, HFValidationError) as error:
         raise ValueError(
-            f"like is {str(like)!r}: there is no such folder here, and from the hub it cannot be fetched: {error}"
+            f"--like is {str(like)!r}: there is no such folder here, and from the hub it cannot be fetched: {error}"
         ) from error
 
 
@@ -214,8 +214,8 @@ def _stts_config(
     }
     try:
         return STTSConfig(**values)
-    except TypeError as error:
-        raise ValueError(f"config.yaml holds a pruning setting that is no number: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"a pruning setting, of config.yaml or asked for, does not fit: {error}") from error
 
 
 def _open_ours(folder: Path) -> tuple[Molmo2Config, Weights]:

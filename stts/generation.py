@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import MutableMapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,11 +14,24 @@ from .images import IMAGE_KEYS, VIDEO_KEYS
 from .layout import BatchLayout
 from .survivors import plan_survivors
 
+_OF_THREAD = threading.local()
+
+
+def _kept_by_model() -> MutableMapping[object, Tensor]:
+    """What each model's last generate in this thread kept; models that are gone leave it by themselves."""
+    if not hasattr(_OF_THREAD, "kept"):
+        _OF_THREAD.kept = WeakKeyDictionary()
+    return _OF_THREAD.kept
+
 
 class PrunedGeneration:
     """generate() of a model whose `model` is an STTSMolmo2Model; stands before transformers' class."""
 
-    last_keep_windows: Tensor | None = None
+    @property
+    def last_keep_windows(self) -> Tensor | None:
+        """(F, W) bool, what this thread's last generate kept; None where nothing was pruned. Other threads that share
+        the model each have their own."""
+        return _kept_by_model().get(self)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs):
@@ -25,7 +40,7 @@ class PrunedGeneration:
         Takes what forward takes, padded on either side, and generate's own options. Returns input_ids as given,
         followed by the new tokens. last_keep_windows then holds what was kept, (F, W) bool or None.
         """
-        self.last_keep_windows = None
+        _kept_by_model().pop(self, None)
         input_ids = kwargs.pop("input_ids", inputs)
         layout = kwargs.pop("layout", None)
         if input_ids is None or kwargs.get("inputs_embeds") is not None:
@@ -73,7 +88,7 @@ class PrunedGeneration:
         pruned = self.model.prune(
             input_ids, pixels, pooling, layout, *text, images=images, left=True, **chosen
         )
-        self.last_keep_windows = pruned.vision.keep
+        _kept_by_model()[self] = pruned.vision.keep
         return {
             "input_ids": pruned.input_ids,
             "attention_mask": pruned.attention_mask,

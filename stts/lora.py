@@ -1,24 +1,42 @@
 """Low-rank adapters on the LLM, through peft: put in, kept on disk, merged into the weights they adapt.
 
-An adapter folder holds adapter_config.json and adapter_model.safetensors as peft writes them, in trained.safetensors
-the other weights that were trained (scorer, pooling, ...), config.json and the tokenizer. It loads like a model
-folder, as long as the weights it was trained on are where adapter_config.json says (base_model_name_or_path).
+An adapter folder is one of peft's: adapter_config.json and adapter_model.safetensors. Modules that were trained
+beside the LLM (scorer, pooling, ViT) are in it whole, as modules_to_save, so that peft brings all of them, too; with
+them are config.json, the tokenizer and a README. It loads like a model folder, as long as the weights it was trained
+on are where adapter_config.json says (base_model_name_or_path).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .models import ADAPTER_FILES
+from .config import STTSConfig
+from .folder_checks import SCORER_PREFIX, check_finite, one_line
+from .models import ADAPTER_FILE, TRAINED_FILE, TRAINED_WITH
 from .train_config import LoraSettings
 
-ADAPTER_FILE, TRAINED_FILE = ADAPTER_FILES
 PEFT_PREFIX = "base_model.model."
+SAVED = (SCORER_PREFIX, "model.vision_tower.", "model.multi_modal_projector.")
+"""Modules that are saved whole if any of their parameters is trained; the tower holds the scorer, which always is:
+the base may have none, and a fresh one would be another."""
+README = """\
+# LoRA adapters for {base}
+
+Rank {rank} on {targets} of the LLM{beside}.
+
+    stts.load(THIS_FOLDER)
+    peft.PeftModel.from_pretrained(stts.load("{base}"{settings})[0], THIS_FOLDER)
+
+bring all that was trained. On transformers' plain Molmo2 peft brings everything but the scorer, which a plain Molmo2
+does not have: it then drops no video tokens.
+"""
 
 
 def add_adapters(model: nn.Module, settings: LoraSettings, seed: int = 0) -> None:
@@ -35,7 +53,7 @@ def add_adapters(model: nn.Module, settings: LoraSettings, seed: int = 0) -> Non
         inject_adapter_in_model(_peft_config(settings), model)
 
 
-def _peft_config(settings: LoraSettings, base: str | None = None) -> Any:
+def _peft_config(settings: LoraSettings, **more: Any) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -43,7 +61,7 @@ def _peft_config(settings: LoraSettings, base: str | None = None) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=rf"model\.language_model\.layers\..*\.({'|'.join(settings.targets)})",
-        base_model_name_or_path=base,
+        **more,
     )
 
 
@@ -69,48 +87,84 @@ def save_adapters(
 ) -> None:
     """Fill a folder. model: with adapters; weights: its state, whole and by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = _peft_config(settings, model.name_or_path)
+    saved = _trained_modules(name for name, p in model.named_parameters() if p.requires_grad)
+    modules = [prefix.split(".")[-2] for prefix in saved]
+    config = _peft_config(settings, base_model_name_or_path=model.name_or_path, modules_to_save=modules)
     config.inference_mode = True
     config.save_pretrained(folder)
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
-    adapters = {
-        PEFT_PREFIX + name.replace(".default.", "."): tensor
+    beside = f"; with it, whole: {', '.join(modules)}"
+    default = STTSConfig()
+    trained = {name: getattr(model.stts, name) for name in TRAINED_WITH}  # which peft does not bring
+    other = [f", {name}={value!r}" for name, value in trained.items() if value != getattr(default, name)]
+    about = {"base": model.name_or_path, "rank": settings.rank, "targets": ", ".join(settings.targets)}
+    (folder / "README.md").write_text(
+        README.format(**about, beside=beside, settings="".join(other)), encoding="utf-8"
+    )
+    tensors = {
+        PEFT_PREFIX + name.replace(".default.", "."): tensor.detach().cpu().contiguous()
         for name, tensor in weights.items()
-        if is_adapter(name)
+        if is_adapter(name) or name.startswith(saved)
     }
-    trained = {name for name, p in model.named_parameters() if p.requires_grad and not is_adapter(name)}
-    others = {name: tensor for name, tensor in weights.items() if name in trained}
-    for file, tensors in ((ADAPTER_FILE, adapters), (TRAINED_FILE, others)):
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def _trained_modules(trained: Iterable[str]) -> tuple[str, ...]:
+    """Those of SAVED to store: of the tower the scorer alone, unless more of it is trained."""
+    found = {next((prefix for prefix in SAVED if name.startswith(prefix)), "") for name in trained}
+    found = found - {SCORER_PREFIX} if SAVED[1] in found else found | {SCORER_PREFIX}
+    return tuple(prefix for prefix in SAVED if prefix in found)
 
 
 def load_adapters(folder: Path, model: nn.Module) -> None:
     """Put a folder's weights back into a model with the same adapters. Raises ValueError when they do not fit."""
-    state = load_file(folder / TRAINED_FILE)
-    for name, tensor in load_file(folder / ADAPTER_FILE).items():
-        module, part = name.removeprefix(PEFT_PREFIX).rsplit(".", 1)
-        state[f"{module}.default.{part}"] = tensor
+    state = {}
+    for name, tensor in _read(folder).items():
+        module, part = name.rsplit(".", 1)
+        state[f"{module}.default.{part}" if is_adapter(name) else name] = tensor
     wanted = {name for name, p in model.named_parameters() if p.requires_grad}
-    if wanted != set(state):
-        raise ValueError(f"{folder} does not hold what is trained: {sorted(wanted ^ set(state))[0]} for one")
+    unknown = set(state) - set(model.state_dict())
+    if odd := sorted((wanted - set(state)) | unknown):
+        raise ValueError(f"{folder} does not hold what is trained: {odd[0]} for one")
     model.load_state_dict(state, strict=False)
 
 
-def adapt(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with a folder's adapters merged into it and the other trained weights in place.
+def _read(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, by their names without peft's prefix. Raises ValueError for a damaged file."""
+    state = {}
+    for path in (folder / TRAINED_FILE, folder / ADAPTER_FILE):
+        try:
+            found = load_file(path) if path.exists() or path.name == ADAPTER_FILE else {}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+        state |= {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in found.items()}
+    return state
 
-    Raises ValueError when peft is not installed or the folder was trained on another model.
+
+def adapt(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
+    """The model with a folder's adapters merged into it and the other trained weights in place, and those's names.
+
+    Raises ValueError when peft is not installed, or the folder does not hold what it says, for a model like this.
     """
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise ValueError(
             f"{folder} holds LoRA adapters, which need peft: pip install 'stts[lora]'"
         ) from error
-    model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    extra = model.load_state_dict(load_file(folder / TRAINED_FILE), strict=False).unexpected_keys
-    if extra:
+    state = _read(folder)
+    others = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
+    check_finite(folder, state.items())
+    if extra := sorted(set(others) - set(model.state_dict())):
         raise ValueError(f"{folder} holds {extra[0]}, which its base model does not have")
-    return model
+    try:
+        applied = PeftModel.from_pretrained(model, str(folder))
+        wanted = {name.removeprefix(PEFT_PREFIX) for name in get_peft_model_state_dict(applied)}
+        if odd := sorted({name for name in wanted ^ set(state) if is_adapter(name) or name in wanted}):
+            raise ValueError(f"{folder} does not hold what its adapter_config.json says: {odd[0]} for one")
+        model = applied.merge_and_unload()
+        model.load_state_dict(others, strict=False)
+    except (RuntimeError, TypeError, KeyError) as error:  # shapes; a config that peft cannot read
+        raise ValueError(f"cannot load the adapters in {folder}: {one_line(error)}") from error
+    return model, set(others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import STTSConfig
+from .folder_checks import BadFolder, one_line, read_config, read_json, weight_files
 from .sizes import SIZES
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "README.md"]
 """What is downloaded of a model: no code; README.md for its licence."""
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "trained.safetensors")
-"""LoRA adapters and the other weights trained with them, beside ADAPTER_CONFIG (stts/lora.py)."""
-SCORER_PREFIX = "model.vision_tower.scorer."
+PATH_KEY = "model.path"
+"""What the scripts call ModelSpec.path."""
+ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
+"""A folder of LoRA adapters (stts/lora.py)."""
+TRAINED_FILE = "trained.safetensors"
+"""Beside older adapters, whose ADAPTER_CONFIG has no modules_to_save: the other weights trained with them."""
 TRAINED_WITH = (
     "insert_after",
     "pool_width",
@@ -73,44 +75,57 @@ class ModelSpec:
 
 
 def load_model(
-    spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None
+    spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None, key: str = PATH_KEY
 ) -> tuple[STTSMolmo2ForConditionalGeneration, VideoProcessor]:
     """Model, on the CPU and in eval mode, and the processor that goes with it.
 
     checkpoint: a folder written by save_pretrained, to take instead of spec.path. A folder of this library
     brings its scorer and what that was trained with (TRAINED_WITH); the rest of stts is obeyed. Plain Molmo2
-    weights get a fresh scorer. Raises ValueError, naming key and folder, when there is nothing there, it
-    cannot be downloaded, files are missing, or other tensors are missing or of the wrong shape.
+    weights get a fresh scorer. key: what the caller calls spec.path. Raises ValueError, naming key and folder, when
+    there is nothing there, it cannot be downloaded, or files are missing or damaged; and as from_pretrained does.
     """
     import torch
-    from safetensors import SafetensorError
 
     from .data.processing import VideoProcessor
     from .llm_attention import choose_llm_attention
     from .lora import adapt
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
-    folder = find_folder(spec, checkpoint)
+    folder = find_folder(spec, checkpoint, key)
     start, *adapters = _adapted(folder)
+    settings = as_trained(stts, folder)
     auto = "bfloat16" if torch.cuda.is_available() else "float32"
     attention = choose_llm_attention(spec.attn_implementation, default_device())
     try:
         with quiet_transformers():
             model, loaded = STTSMolmo2ForConditionalGeneration.from_pretrained(
                 start,
-                stts=as_trained(stts, folder),
+                stts=settings,
                 dtype=getattr(torch, auto if spec.dtype == "auto" else spec.dtype),
                 output_loading_info=True,
                 attn_implementation={"text_config": attention},
             )
-    except (RuntimeError, OSError, SafetensorError, ImportError) as error:  # shapes, damage, attention
-        raise ValueError(f"cannot load {start}: {error}") from error
-    _check_loaded(start, loaded, [name for name, _ in model.named_parameters()])
+    except BadFolder:
+        raise
+    except Exception as error:  # whatever transformers makes of a folder that somebody has damaged
+        raise ValueError(f"cannot load {start}: {one_line(error)}") from error
+    fresh = set(loaded["missing_keys"])  # of a scorer that the folder does not have
     for adapter in adapters:
-        model = adapt(model, adapter)
+        model, brought = adapt(model, adapter)
+        fresh -= brought
+    if adapters and fresh and says_trained(folder):
+        raise ValueError(
+            f"{folder} lacks {sorted(fresh)[0]}: its config.json says that it was trained with a scorer (stts, "
+            f"policy scorer), and neither it nor {start} has one"
+        )
     downloaded = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
     model.name_or_path = spec.path if downloaded else str(folder.resolve())
     return model, VideoProcessor.from_pretrained(folder, pool_width=model.stts.pool_width)
+
+
+def says_trained(folder: Path) -> bool:
+    """Whether a folder says that it was trained with a scorer, which then must be in it."""
+    return (read_json(folder / "config.json").get("stts") or {}).get("policy") == "scorer"
 
 
 def default_device() -> str:
@@ -146,13 +161,13 @@ def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | N
     return VideoProcessor.from_pretrained(find_folder(spec, checkpoint), pool_width=stts.pool_width)
 
 
-def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None) -> Path:
+def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None, key: str = PATH_KEY) -> Path:
     """The local folder that load_model loads, made or downloaded (or found in the hub's cache) if need be."""
     if checkpoint is not None:
         return check_folder(Path(checkpoint).expanduser(), "checkpoint")
     if spec.name in SIZES:
         return _own_folder(spec)
-    return _local(spec.path, "model.path")
+    return _local(spec.path, key)
 
 
 def _local(name: str, key: str) -> Path:
@@ -160,7 +175,7 @@ def _local(name: str, key: str) -> Path:
     path = Path(name).expanduser()
     if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return check_folder(path, key)
-    return check_folder(download(name), key)
+    return check_folder(download(name, key), key)
 
 
 def _adapted(folder: Path) -> list[Path]:
@@ -170,10 +185,13 @@ def _adapted(folder: Path) -> list[Path]:
     """
     chain = [folder]
     while (path := chain[0] / ADAPTER_CONFIG).exists():
-        base = json.loads(path.read_text()).get("base_model_name_or_path")
-        if not base:
+        base = read_json(path).get("base_model_name_or_path")
+        if not base or not isinstance(base, str):
             raise ValueError(f"{path} does not say what was adapted: set base_model_name_or_path in it")
-        chain.insert(0, _local(base, f"base_model_name_or_path in {path}"))
+        below = _local(base, f"base_model_name_or_path in {path}")
+        if below.resolve() in (known.resolve() for known in chain):
+            raise ValueError(f"base_model_name_or_path in {path} is {base!r}, which goes round in a circle")
+        chain.insert(0, below)
     return chain
 
 
@@ -190,7 +208,7 @@ def _own_folder(spec: ModelSpec) -> Path:
         return make_tiny(path, spec.seed, SIZES[spec.name])
 
 
-def download(hub_id: str) -> Path:
+def download(hub_id: str, key: str = PATH_KEY) -> Path:
     """Fetch a model's files from the hub, or find them in its cache: their folder. No code is fetched."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -201,8 +219,8 @@ def download(hub_id: str) -> Path:
         unknown = isinstance(error, RepositoryNotFoundError)
         reason = "the hub does not know it" if unknown else "it is not in the cache and cannot be downloaded"
         raise ValueError(
-            f"model.path is {hub_id!r}: there is no such folder here, and {reason} ({_first_line(error)}). "
-            f"Where there is a network run `hf download {hub_id} --local-dir DIR`, then give model.path=DIR"
+            f"{key} is {hub_id!r}: there is no such folder here, and {reason} ({_first_line(error)}). "
+            f"Where there is a network run `hf download {hub_id} --local-dir DIR`, then give {key}=DIR"
         ) from error
 
 
@@ -220,13 +238,8 @@ def check_folder(folder: Path, key: str) -> Path:
             f"did you mean {folder / inside}?" if inside else "it must be a folder written by save_pretrained"
         )
         raise ValueError(f"{key} is {str(folder)!r}, which has no config.json; {hint}")
-    index = folder / "model.safetensors.index.json"
-    wanted = {"model.safetensors"}
-    if (folder / ADAPTER_CONFIG).exists():
-        wanted = set(ADAPTER_FILES)
-    if index.exists():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
-    if missing := sorted(name for name in wanted if not (folder / name).exists()):
+    read_config(folder)
+    if missing := sorted(name for name in _weight_files(folder) if not (folder / name).exists()):
         raise ValueError(
             f"{key} is {str(folder)!r}, whose weights are not complete: {', '.join(missing[:3])} missing; "
             "copy or download the folder again"
@@ -234,28 +247,30 @@ def check_folder(folder: Path, key: str) -> Path:
     return folder
 
 
+def _weight_files(folder: Path) -> set[str]:
+    if (folder / ADAPTER_CONFIG).exists():
+        older = read_json(folder / ADAPTER_CONFIG).get("modules_to_save") is None
+        return {ADAPTER_FILE, TRAINED_FILE} if older else {ADAPTER_FILE}
+    return weight_files(folder)
+
+
 def as_trained(stts: STTSConfig, folder: Path) -> STTSConfig:
     """The settings, with those of TRAINED_WITH as the folder has them, if it was saved by this library.
 
-    Raises ValueError when one of those was set, to something else than the folder's value.
+    Raises ValueError when one of those was set, to something else than the folder's value, or the folder's are none.
     """
-    saved = json.loads((folder / "config.json").read_text()).get("stts")
-    if not saved:
+    saved = read_json(folder / "config.json").get("stts")
+    if saved is None:
         return stts
-    trained, default = STTSConfig.from_dict(saved), STTSConfig()
+    try:
+        trained, default = STTSConfig.from_dict(saved), STTSConfig()
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: stts does not hold settings of ours: {error}") from error
     for name in TRAINED_WITH:
         asked, found = getattr(stts, name), getattr(trained, name)
         if asked not in (found, getattr(default, name)):
             raise ValueError(f"{name} is {asked!r}, but the model in {folder} was trained with {found!r}")
     return stts.replace(**{name: getattr(trained, name) for name in TRAINED_WITH})
-
-
-def _check_loaded(folder: Path, loaded: dict, names: list[str]) -> None:
-    """Raises ValueError unless all parameters (names), but those of a fresh scorer, came from the folder."""
-    scorer = {name for name in names if name.startswith(SCORER_PREFIX)}
-    missing = set(loaded["missing_keys"])
-    if lost := sorted(missing if missing & scorer != scorer else missing - scorer):
-        raise ValueError(f"{folder} lacks {len(lost)} of the model's tensors, {lost[0]} for one")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,9 +6,11 @@ and with nothing to prune transformers' own forward runs untouched.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from transformers.models.molmo2.modeling_molmo2 import (
 )
 
 from .config import STTSConfig
+from .folder_checks import check_finite, check_frame_size, check_loaded, check_size
 from .generation import PrunedGeneration, as_encoded
 from .images import IMAGE_KEYS, VIDEO_KEYS
 from .layout import BatchLayout
@@ -78,20 +81,29 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         """Load plain Molmo2 weights (the scorer starts fresh) or a folder saved by this class (as saved).
 
         path: folder or hub id; stts: settings to use instead of the saved or default ones; the rest as in
-        transformers.
+        transformers. Raises ValueError, naming the tensor, for one that is missing, of another shape or not finite,
+        for unknown ones of a scorer, and where a folder that was trained with a scorer has none.
         """
+        from_hub = {
+            k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only") if k in kwargs
+        }
+        saved = Molmo2Config.from_pretrained(path, **from_hub)
+        trained = (getattr(saved, "stts", None) or {}).get("policy") == "scorer"
+        config = kwargs.pop("config", None) or saved
         if stts is not None:
-            config = kwargs.pop("config", None) or Molmo2Config.from_pretrained(
-                path,
-                **{
-                    k: kwargs[k]
-                    for k in ("revision", "cache_dir", "token", "local_files_only")
-                    if k in kwargs
-                },
-            )
             config.stts = stts.to_dict()
-            kwargs["config"] = config
-        return super().from_pretrained(path, *args, **kwargs)
+        check_frame_size(config.vision_config, path)
+        if Path(path).is_dir():
+            with torch.device("meta"):  # no memory, and no random numbers drawn
+                check_size(Path(path), cls(copy.deepcopy(config)))
+        told = kwargs.pop("output_loading_info", False)
+        resized = kwargs.pop("ignore_mismatched_sizes", False)
+        options = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, loaded = super().from_pretrained(path, *args, **kwargs | options)
+        checked = loaded | {"mismatched_keys": []} if resized else loaded
+        check_loaded(path, checked, [name for name, _ in model.named_parameters()], trained)
+        check_finite(path, model.named_parameters())
+        return (model, loaded) if told else model
 
     @property
     def stts(self) -> STTSConfig:

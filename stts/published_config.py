@@ -61,7 +61,7 @@ _SPECIAL_TOKENS = {
     "frame_end_token_id": 8,
 }
 """Places in the additional vocabulary."""
-TAKE_LIKE = "take config.json from a folder of the same model instead (like)"
+TAKE_LIKE = "take config.json from a folder of the same model instead: --like FOLDER"
 _ADAPTER_SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 

@@ -502,7 +502,7 @@ def test_what_is_no_checkpoint_is_refused_and_its_code_never_run(run, tensors, t
         (("model:", "modle:"), {}, "no model section"),
         (("run_name: tiny", "run_name: ]"), {}, "not valid YAML"),
         (("topk: 0.3", "topk: 1.5"), {}, r"prune_ratio is 1\.5"),
-        (("topk: 0.3", "topk: most"), {}, "pruning setting that is no number"),
+        (("topk: 0.3", "topk: most"), {}, "config.yaml or asked for, does not fit: prune_ratio is 'most'"),
         (("prune_at: 2", "prune_at: 6"), {}, "insert_after is 6"),
         (None, {"num_heads": 7}, "num_heads is 7"),
         (None, {"prune_ratio": 1.0}, r"prune_ratio is 1\.0"),

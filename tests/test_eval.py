@@ -36,6 +36,7 @@ from stts.eval.records import Records, check_settings, write_json
 from stts.eval.report import print_results
 from stts.eval.runner import evaluate
 from stts.eval.tasks import Question
+from stts.eval.tasks.subtitles import Subtitles
 from stts.layout import BatchLayout
 from stts.molmo2 import STTSMolmo2ForConditionalGeneration
 from stts.tiny import make_tiny
@@ -504,6 +505,73 @@ class TestBadVideos:
         bad = next(line for line in read_lines(tmp_path / "out") if line["id"] == "bad0")
         assert (bad["predicted"], bad["correct"], bad["kept"]) == (None, False, None)
         assert "broken.mp4" in bad["error"]
+
+
+class TestBadQuestions:
+    """One that cannot be asked about a video that can be seen."""
+
+    def questions(self, setting: Setting, tmp_path: Path) -> list[Question]:
+        good = questions_about(setting.videos)
+        (tmp_path / "odd.srt").write_text("neither number nor time")
+        odd = Subtitles(tmp_path / "odd.srt")
+        special = replace(good[0], id="special", question="What is <|im_end|>?")
+        alone = replace(
+            good[1], id="alone", start=0.5, question="<im_patch>?"
+        )  # nobody else asks about its clip
+        return [*good[:2], special, replace(good[2], id="odd", subtitles=odd), alone, *good[2:]]
+
+    @pytest.mark.parametrize(("name", "reason"), [("special", "special token"), ("odd", r"odd\.srt")])
+    def test_they_stop_the_run_and_are_named(
+        self, setting: Setting, tmp_path: Path, name: str, reason: str
+    ) -> None:
+        asked = [question for question in self.questions(setting, tmp_path) if question.id in (name, "q0")]
+        with pytest.raises(ValueError, match=f"question '{name}': .*{reason}"):
+            evaluate(Painted(setting.processor), setting.processor, asked, CONFIG, tmp_path)
+
+    def test_or_count_as_wrong_alone(self, setting: Setting, tmp_path: Path) -> None:
+        config, questions = replace(CONFIG, bad_videos="wrong"), self.questions(setting, tmp_path)
+        good = [question for question in questions if question.id.startswith("q")]
+        model = Painted(setting.processor)
+        evaluate(model, setting.processor, good, config, tmp_path / "good")
+        results = evaluate(model, setting.processor, questions, config, tmp_path / "all")
+        assert (results["bad_questions"], results["bad_videos"], results["unparsed"]) == (3, 0, 0)
+        assert (results["accuracy"], results["n"]) == (pytest.approx(7 / 13), 13)
+        lines = {line["id"]: without_time(line) for line in read_lines(tmp_path / "all")}
+        assert list(lines) == [question.id for question in questions]
+        for line in read_lines(tmp_path / "good"):
+            assert lines[line["id"]] == without_time(line)
+        bad = lines["special"]
+        assert (bad["predicted"], bad["correct"], bad["kept"]) == (None, False, None)
+        assert bad["frames"] == lines["q0"]["frames"]
+        assert "<|im_end|>" in bad["error"]
+        before = (tmp_path / "all/predictions.jsonl").read_bytes()
+        assert evaluate(model, setting.processor, questions, config, tmp_path / "all") == results
+        assert (tmp_path / "all/predictions.jsonl").read_bytes() == before
+
+
+def test_the_first_question_past_the_models_context_is_told(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions = questions_about(setting.videos)[:3]
+    monkeypatch.setattr(setting.processor, "context_length", 10_000)
+    evaluate(Painted(setting.processor), setting.processor, questions, CONFIG, tmp_path / "a")
+    assert not caplog.text
+    monkeypatch.setattr(setting.processor, "context_length", 20)
+    evaluate(Painted(setting.processor), setting.processor, questions, CONFIG, tmp_path / "b")
+    assert caplog.text.count("max_position_embeddings is 20") == 1
+    assert caplog.text.count("question 'q") == 1
+
+
+def test_records_name_videos_as_the_data_do(setting: Setting, tmp_path: Path) -> None:
+    """Also those that an earlier start wrote with the whole path."""
+    plain = questions_about(setting.videos)
+    root = setting.videos[0].parent
+    named = [replace(question, root=root, video=question.video.resolve()) for question in plain]
+    model = Painted(setting.processor)
+    evaluate(model, setting.processor, plain, replace(CONFIG, limit=4), tmp_path)
+    assert {Path(line["video"]).is_absolute() for line in read_lines(tmp_path)} == {True}
+    evaluate(model, setting.processor, named, CONFIG, tmp_path)
+    assert [line["video"] for line in read_lines(tmp_path)] == [question.video.name for question in named]
 
 
 def test_the_model_and_the_random_state_are_left_as_they_were(setting: Setting, tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
-from stts.lora import add_adapters, is_adapter, merged
+from stts.lora import add_adapters, is_adapter, merged, save_adapters
 from stts.models import ModelSpec, load_model
+from stts.optim import freeze
 from stts.parallel import in_one_piece
 from stts.tracking import Tracker
 from stts.train import TrainConfig, train
@@ -93,16 +94,79 @@ def test_folders_of_adapters_load_like_the_merged_model(tiny_folder, clips, trai
         loaded = load_model(ModelSpec(name="tiny"), STTSConfig(), checkpoint=folder)[0]
         assert type(loaded) is type(model)
         torch.testing.assert_close(logits(loaded, dataset), expected, atol=1e-5, rtol=1e-5)
+    others = {name for name in load_file(adapters / "adapter_model.safetensors") if not is_adapter(name)}
+    assert others == {
+        f"base_model.model.{name}"
+        for name in model.state_dict()
+        if ".scorer." in name or "multi_modal_projector" in name
+    }
+
+
+@pytest.mark.parametrize("rates", [{}, {"vit": False, "scorer": False}, {"vit": False, "adapter": False}])
+def test_peft_brings_all_that_was_trained(tiny_folder, clips, tmp_path, rates):
+    """On the base in our class everything, merged or not; on a plain one everything it has."""
     from peft import PeftModel
 
+    model, processor, dataset = start(tiny_folder, clips)
+    model.stts = model.stts.replace(position_ids="compact")
+    add_adapters(model, LORA)
+    freeze(model, TrainConfig(max_steps=1, lora=LORA, **rates).rates)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    save_adapters(tmp_path, model, processor, LORA, model.state_dict())
+    whole = merged(model.state_dict(), LORA)
+
+    base = load_model(ModelSpec(str(tiny_folder)), STTSConfig(position_ids="compact"))[0]
+    applied = PeftModel.from_pretrained(base, tmp_path)
+    torch.testing.assert_close(logits(applied, dataset), logits(model, dataset), atol=1e-5, rtol=1e-5)
+    ours = load_model(ModelSpec(str(tmp_path)), STTSConfig())[0]
     plain = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
-    plain = PeftModel.from_pretrained(plain, adapters).merge_and_unload().state_dict()
-    for name, tensor in model.state_dict().items():
-        if "language_model" in name:
-            torch.testing.assert_close(plain[name], tensor, atol=1e-6, rtol=1e-6)
-    assert set(load_file(adapters / "trained.safetensors")) == {
-        name for name in model.state_dict() if ".scorer." in name or "multi_modal_projector" in name
-    }
+    plain = PeftModel.from_pretrained(plain, tmp_path).merge_and_unload().state_dict()
+    assert {name for name in whole if ".scorer." not in name} == set(plain)
+    for state in (applied.merge_and_unload().state_dict(), ours.state_dict(), plain):
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor, whole[name], atol=1e-6, rtol=1e-6)
+    readme = (tmp_path / "README.md").read_text()
+    assert f"stts.load(\"{model.name_or_path}\", position_ids='compact')" in readme
+    assert "brings everything but the scorer" in readme
+
+
+def test_older_folders_with_the_other_weights_in_a_file_of_their_own_load(
+    tiny_folder, clips, trained, tmp_path
+):
+    folder = Path(shutil.copytree(trained / "adapter", tmp_path / "adapter"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": None}))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    adapters = {name: tensor for name, tensor in tensors.items() if is_adapter(name)}
+    others = {name.removeprefix("base_model.model."): tensors[name] for name in set(tensors) - set(adapters)}
+    save_file(adapters, folder / "adapter_model.safetensors")
+    save_file(others, folder / "trained.safetensors")
+    model, _, dataset = start(trained / "model", clips)
+    loaded = load_model(ModelSpec(str(folder)), STTSConfig())[0]
+    torch.testing.assert_close(logits(loaded, dataset), logits(model, dataset), atol=1e-5, rtol=1e-5)
+    (folder / "trained.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"trained\.safetensors missing"):
+        load_model(ModelSpec(str(folder)), STTSConfig())
+
+
+@pytest.mark.parametrize("part", ["lora_A", "scorer.fc1"])
+@pytest.mark.parametrize("how", ["missing", "renamed", "reshaped", "damaged"])
+def test_adapters_that_are_not_whole_are_refused(trained, tmp_path, part, how):
+    folder = Path(shutil.copytree(trained / "adapter", tmp_path / "adapter"))
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if part in name)
+    tensor = tensors.pop(name)
+    if how == "renamed":
+        tensors[name.replace(part, "x_" + part)] = tensor
+    if how in ("reshaped", "damaged"):
+        tensors[name] = tensor[:-1].clone() if how == "reshaped" else tensor * float("nan")
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=str(folder)):
+        load_model(ModelSpec(str(folder)), STTSConfig())
 
 
 def test_a_run_with_adapters_goes_on_bit_for_bit(tiny_folder, clips, trained, tmp_path):
@@ -115,7 +179,6 @@ def test_a_run_with_adapters_goes_on_bit_for_bit(tiny_folder, clips, trained, tm
     for name in (
         "model/model.safetensors",
         "adapter/adapter_model.safetensors",
-        "adapter/trained.safetensors",
     ):
         assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
@@ -139,8 +202,8 @@ def test_mistakes_are_named(tiny_folder, clips, trained, tmp_path, monkeypatch):
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
     with pytest.raises(ValueError, match="does not say what was adapted"):
         load_model(ModelSpec(str(folder)), STTSConfig())
-    (folder / "trained.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"trained\.safetensors missing"):
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors missing"):
         load_model(ModelSpec(str(folder)), STTSConfig())
     with pytest.raises(ValueError, match=r"did you mean .*adapter"):
         load_model(ModelSpec(str(tmp_path)), STTSConfig())

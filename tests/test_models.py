@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from released import write_released
+from safetensors.torch import load_file, save_file
 from transformers import Molmo2ForConditionalGeneration
 
-from stts import STTSConfig
+from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.data import Collator, VideoQADataset
-from stts.models import SCORER_PREFIX, ModelSpec, find_folder, load_model
+from stts.eval.config import warn_if_untrained
+from stts.folder_checks import SCORER_PREFIX, check_finite
+from stts.models import ModelSpec, find_folder, load_model
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +139,6 @@ def test_a_missing_shard_is_named(released, tmp_path):
 
 
 def drop_tensor(folder: Path, name: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     assert tensors.pop(name) is not None
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -160,15 +161,89 @@ def test_missing_tensors_are_never_made_up(copy, tmp_path):
         load_model(ModelSpec("x/y"), STTSConfig(), tmp_path / "saved")
 
 
+def rewrite(folder: Path, change) -> None:
+    """Tensors of a folder, renamed by change, or left out where it gives None."""
+    tensors = load_file(folder / "model.safetensors")
+    changed = {change(name): tensor for name, tensor in tensors.items()}
+    changed.pop(None, None)
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save(folder: Path, to: Path, **settings) -> Path:
+    model, processor = load_model(ModelSpec(str(folder)), STTSConfig(**settings))
+    model.save_pretrained(to)
+    processor.save_pretrained(to)
+    return to
+
+
+def without_scorer(name: str) -> str | None:
+    return None if ".scorer." in name else name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_scorer, "it was trained with a scorer .* and it has none$"),
+        (lambda name: name.replace(".scorer.", ".scorer_old."), r"holds model\.vision_tower\.scorer_old\."),
+        (lambda name: name.replace(".scorer.", ".judge."), r"holds model\.vision_tower\.judge\."),
+    ],
+)
+def test_a_folder_that_says_it_was_trained_with_a_scorer_must_have_it(tiny_folder, tmp_path, change, message):
+    saved = save(tiny_folder, tmp_path / "saved")
+    rewrite(saved, change)
+    with pytest.raises(ValueError, match=f"{saved} lacks 14 .*scorer.*{message}"):
+        load_model(ModelSpec("x/y"), STTSConfig(), saved)
+    with pytest.raises(ValueError, match=f"{saved} lacks 14"):
+        STTSMolmo2ForConditionalGeneration.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("policy", ["random", "none"])
+def test_a_folder_of_another_policy_may_have_no_scorer_which_is_told(tiny_folder, tmp_path, caplog, policy):
+    saved = save(tiny_folder, tmp_path / "saved", policy=policy)
+    rewrite(saved, without_scorer)
+    load_model(ModelSpec(str(saved)), STTSConfig(policy=policy))
+    warn_if_untrained(STTSConfig(policy="random"), saved)
+    assert not caplog.text
+    warn_if_untrained(STTSConfig(), saved)
+    assert f"{saved} has no trained scorer" in caplog.text
+
+
+def test_unknown_tensors_are_told_and_those_of_a_scorer_refused(copy, caplog):
+    tensors = load_file(copy / "model.safetensors")
+    save_file(tensors | {"model.extra": torch.ones(2)}, copy / "model.safetensors", {"format": "pt"})
+    load_model(ModelSpec(str(copy)), STTSConfig())
+    assert "holds 1 tensor that its model does not have, left out: model.extra" in caplog.text
+    save_file(tensors | {"scorer.fc1.weight": torch.ones(2)}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds scorer\.fc1\.weight, which is no tensor of its model"):
+        load_model(ModelSpec(str(copy)), STTSConfig())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_no_numbers_are_refused(copy, value, dtype):
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(copy / "model.safetensors").items()}
+    tensors["lm_head.weight"][3, 4] = value
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lm_head\.weight holds values that are not finite"):
+        load_model(ModelSpec(str(copy)), STTSConfig())
+
+
+def test_large_half_precision_weights_are_numbers():
+    check_finite("x", [("w", torch.full((70_000,), 60_000, dtype=torch.float16))])
+
+
 def test_tensors_of_another_shape_and_damaged_files_are_refused(copy):
     config = json.loads((copy / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 100
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"cannot load {copy}.*mismatched"):
+    expected = (
+        r"model\.safetensors .*down_proj\.weight has the shape \(96, 192\) there, must have \(96, 100\)"
+    )
+    with pytest.raises(ValueError, match=expected):
         load_model(ModelSpec(str(copy)), STTSConfig())
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=f"cannot load {copy}"):
+    with pytest.raises(ValueError, match=f"cannot read {weights}"):
         load_model(ModelSpec(str(copy)), STTSConfig())
 
 

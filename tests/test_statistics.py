@@ -3,124 +3,180 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stts.eval.statistics import RESAMPLES, mcnemar_exact, mean_intervals
+from stts.eval.statistics import (
+    difference_interval,
+    effective_size,
+    group_intervals,
+    mcnemar_exact,
+    share_interval,
+)
 
 Z = 1.959964
 """95 % of a normal distribution lie within so many standard deviations."""
 
 
-def every_resample(values: list[float], clusters: list[int]) -> list[float]:
-    """The mean of each of the V^V ways to draw V clusters, by loops."""
-    names = sorted(set(clusters))
-    parts = {name: [v for v, c in zip(values, clusters, strict=True) if c == name] for name in names}
-    means = []
-    for drawn in itertools.product(names, repeat=len(names)):
-        together = [value for name in drawn for value in parts[name]]
-        means.append(sum(together) / len(together))
-    return means
-
-
 @pytest.mark.parametrize(
-    ("values", "clusters"),
+    ("right", "n", "low", "high"),
     [
-        ([1, 0, 1, 1, 0, 0], [0, 1, 2, 3, 4, 5]),
-        ([1, 1, 1, 0, 0, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 2, 3, 3, 4, 4]),  # clusters of unlike sizes
-        ([1, -1, 0, 0, 1, 1], [0, 1, 2, 3, 4, 4]),  # differences of two runs
+        (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (17, 17, 0.8157, 1.0),
     ],
 )
-def test_intervals_are_those_of_all_resamples(values: list[float], clusters: list[int]) -> None:
-    every = every_resample(values, clusters)
-    ((low, high),) = mean_intervals(values, clusters, resamples=40_000)
-    for share, found in ((0.025, low), (0.975, high)):
-        around = np.quantile(every, [share - 0.004, share + 0.004], method="nearest")
-        assert around[0] - 1e-9 <= found <= around[1] + 1e-9
+def test_independent_questions_have_the_interval_of_the_textbooks(
+    right: int, n: int, low: float, high: float
+):
+    found = share_interval([1] * right + [0] * (n - right), range(n))
+    assert found == pytest.approx((low, high), abs=6e-5)
 
 
-def test_many_independent_questions_have_the_normal_interval() -> None:
-    rng = np.random.default_rng(0)
-    right = rng.random(4000) < 0.7
-    ((low, high),) = mean_intervals(right, range(4000))
-    deviation = math.sqrt(right.mean() * (1 - right.mean()) / 4000)
-    assert low == pytest.approx(right.mean() - Z * deviation, abs=0.1 * deviation)
-    assert high == pytest.approx(right.mean() + Z * deviation, abs=0.1 * deviation)
+def test_a_share_at_its_ends_is_what_would_not_surprise() -> None:
+    """Wilson's ends are the shares from which the one found is 1.96 standard deviations away."""
+    for right in range(13):
+        for end in share_interval([1] * right + [0] * (12 - right), range(12)):
+            if 0 < end < 1:
+                assert abs(right / 12 - end) == pytest.approx(Z * math.sqrt(end * (1 - end) / 12), abs=1e-5)
+
+
+def test_many_differences_have_the_normal_interval() -> None:
+    gains = np.random.default_rng(0).choice([-1, 0, 1], size=4000, p=[0.1, 0.7, 0.2])
+    low, high = difference_interval(gains, range(4000))
+    deviation = gains.std() / math.sqrt(4000)
+    assert low == pytest.approx(gains.mean() - Z * deviation, abs=0.03 * deviation)
+    assert high == pytest.approx(gains.mean() + Z * deviation, abs=0.03 * deviation)
+
+
+def test_few_differences_have_those_of_bonett_and_price() -> None:
+    """4 of 10 better, 1 worse: one is added to both, two to all: (5 - 2) / 12, and its deviation."""
+    low, high = difference_interval([1, 1, 1, 1, -1, 0, 0, 0, 0, 0], range(10))
+    half = Z * math.sqrt((5 / 12 + 2 / 12 - (3 / 12) ** 2) / 12)
+    assert (low, high) == pytest.approx((3 / 12 - half, 3 / 12 + half), abs=1e-6)
 
 
 def test_questions_that_share_a_video_say_less() -> None:
     """20 questions a video, all right or all wrong: as sure as one question a video, not as twenty."""
     right = np.random.default_rng(1).random(200) < 0.6
-    alone = mean_intervals(right, range(200))
-    many = mean_intervals(right.repeat(20), np.arange(200).repeat(20).tolist())
-    taken_for_independent = mean_intervals(right.repeat(20), range(4000))
-    np.testing.assert_allclose(many, alone)
+    alone = share_interval(right, range(200))
+    many = share_interval(right.repeat(20), np.arange(200).repeat(20).tolist())
+    taken_for_independent = share_interval(right.repeat(20), range(4000))
+    np.testing.assert_allclose(many, alone, atol=1e-3)
     assert np.diff(taken_for_independent) < 0.3 * np.diff(alone)
 
 
-def test_it_covers_the_truth_as_often_as_it_says() -> None:
-    """Videos of 5 questions with a common difficulty, true accuracy 0.6, 300 studies of 60 videos."""
-    rng, hits, naive = np.random.default_rng(2), 0, 0
-    for _ in range(300):
-        difficulty = rng.beta(1.2, 0.8, size=60)
-        right = (rng.random((60, 5)) < difficulty[:, None]).ravel()
-        videos = np.arange(60).repeat(5).tolist()
-        ((low, high),) = mean_intervals(right, videos, resamples=400)
-        hits += low <= 0.6 <= high
-        ((low, high),) = mean_intervals(right, range(300), resamples=400)
-        naive += low <= 0.6 <= high
-    assert 0.91 <= hits / 300 <= 0.98
-    assert naive / 300 < 0.87
+@pytest.mark.parametrize("interval", [share_interval, difference_interval])
+def test_answers_that_are_all_alike_count_a_video_once(interval: Callable) -> None:
+    for value in (0, 1):
+        assert interval([value] * 20, ["only"] * 20) == interval([value], ["only"])
+        assert interval([value] * 20, [i // 4 for i in range(20)]) == interval([value] * 5, range(5))
+    assert share_interval([1] * 20, ["only"] * 20)[0] < 0.21
+    assert difference_interval([0] * 20, range(20))[1] > 0.1
 
 
-def test_groups_are_judged_like_each_alone() -> None:
-    rng = np.random.default_rng(3)
-    right, videos = rng.random(300) < 0.5, rng.integers(40, size=300).tolist()
-    members = np.stack([np.ones(300, bool), rng.random(300) < 0.5, np.arange(300) < 200], 1)
-    together = mean_intervals(right, videos, members)
-    for column in range(3):
-        alone = mean_intervals(right, videos, members[:, column : column + 1])
-        np.testing.assert_array_equal(together[column], alone[0])
-    np.testing.assert_array_equal(together, mean_intervals(right, videos, members))
-    assert (together != mean_intervals(right, videos, members, seed=1)).any()
+def test_questions_about_a_single_video_count_as_one() -> None:
+    mixed = [1, 0] * 10
+    assert effective_size(np.array(mixed), ["only"] * 20) == 1
+    low, high = share_interval(mixed, ["only"] * 20)
+    assert low < 0.1
+    assert high > 0.9
 
 
-def test_a_group_that_a_resample_misses_does_not_count() -> None:
-    """Of two videos only one has the group: half of the resamples or more miss nothing of it."""
-    members = np.array([[True, True], [True, False]])
-    np.testing.assert_array_equal(mean_intervals([1, 0], ["a", "b"], members)[1], [1, 1])
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=30))
-@settings(max_examples=50, deadline=None)
-def test_intervals_lie_within_what_can_be_and_names_do_not_matter(rows: list[tuple[bool, int]]) -> None:
-    right, videos = [row[0] for row in rows], [row[1] for row in rows]
-    ((low, high),) = mean_intervals(right, videos, resamples=200)
-    assert 0 <= low <= high <= 1
-    assert mean_intervals(right, [f"v{video}" for video in videos], resamples=200).tolist() == [[low, high]]
+def simulate(rng: np.random.Generator, videos: int, questions: int, share: float, rho: float) -> np.ndarray:
+    """(V, Q) bool; answers about a video are correlated by rho."""
+    if not rho:
+        return rng.random((videos, questions)) < share
+    total = (1 - rho) / rho
+    difficulty = rng.beta(share * total, (1 - share) * total, size=videos)
+    return rng.random((videos, questions)) < difficulty[:, None]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("videos", "questions", "share", "rho"),
+    [(60, 5, 0.6, 0.33), (60, 5, 0.95, 0.3), (20, 10, 0.9, 0.2), (100, 15, 0.5, 0.1), (17, 1, 0.9, 0.0)],
+)
+def test_shares_are_covered_as_often_as_they_should(videos, questions, share, rho) -> None:
+    rng, names, hits = np.random.default_rng(2), np.arange(videos).repeat(questions).tolist(), 0
+    for _ in range(400):
+        low, high = share_interval(simulate(rng, videos, questions, share, rho).ravel(), names)
+        hits += low <= share <= high
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+@pytest.mark.parametrize(("videos", "questions"), [(1, 20), (2, 30), (5, 20)])
+def test_few_videos_are_covered_at_least_as_often(videos, questions) -> None:
+    rng, names, hits = np.random.default_rng(3), np.arange(videos).repeat(questions).tolist(), 0
+    for _ in range(200):
+        low, high = share_interval(simulate(rng, videos, questions, 0.7, 0.2).ravel(), names)
+        hits += low <= 0.7 <= high
+    assert hits / 200 >= 0.95
+
+
+@pytest.mark.parametrize(("videos", "questions", "rho"), [(60, 5, 0.3), (20, 10, 0.2), (40, 1, 0.0)])
+def test_differences_are_covered_as_often_as_they_should(videos, questions, rho) -> None:
+    """A second run that is right on an answer in five that the first has wrong, by videos."""
+    rng, names, hits = np.random.default_rng(4), np.arange(videos).repeat(questions).tolist(), 0
+    for _ in range(400):
+        better = simulate(rng, videos, questions, 0.2, rho) * 1
+        worse = simulate(rng, videos, questions, 0.1, rho) * (1 - better)
+        low, high = difference_interval((better - worse).ravel(), names)
+        hits += low <= 0.2 - 0.1 * 0.8 <= high
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_taking_shared_videos_for_independent_covers_less() -> None:
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(300):
+        low, high = share_interval(simulate(rng, 60, 5, 0.6, 0.33).ravel(), range(300))
+        hits += low <= 0.6 <= high
+    assert hits / 300 < 0.87
+
+
+def test_groups_are_judged_like_each_alone() -> None:
+    rng = np.random.default_rng(6)
+    right, videos = (rng.random(300) < 0.5).tolist(), rng.integers(40, size=300).tolist()
+    groups = [list(range(0, 300, 3)), list(range(200))]
+    found = group_intervals(share_interval, right, videos, groups)
+    for part, interval in zip([range(300), *groups], found, strict=True):
+        alone = share_interval([right[i] for i in part], [videos[i] for i in part])
+        assert interval == pytest.approx(list(alone), abs=1e-6)
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 5)), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_intervals_lie_within_what_can_be_and_names_do_not_matter(rows: list[tuple[int, int]]) -> None:
+    gains, videos = [row[0] for row in rows], [row[1] for row in rows]
+    right = [abs(gain) for gain in gains]
+    for interval, values, least in ((share_interval, right, 0), (difference_interval, gains, -1)):
+        low, high = interval(values, videos)
+        assert least <= low <= high <= 1
+        assert high - low > 0.05
+        assert low - 1e-9 <= np.mean(values) <= high + 1e-9
+        assert interval(values, [f"v{video}" for video in videos]) == (low, high)
+    assert 1 <= effective_size(np.array(right), videos) <= len(rows)
+    low, high = difference_interval([-gain for gain in gains], videos)
+    assert difference_interval(gains, videos) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
     [
-        (([1, 0], ["a"]), "2 values, 1 clusters, 2 members"),
-        (([1, 0], ["a", "b"], np.zeros((2, 1), bool)), "every group must have a question"),
+        (lambda: share_interval([1, 0], ["a"]), "2 values and 1 clusters"),
+        (lambda: share_interval([], []), "0 values and 0 clusters"),
+        (lambda: share_interval([1, 0.5], "ab"), "hold 0.5, must be of 0, 1"),
+        (lambda: difference_interval([2], "a"), "hold 2.0, must be of -1, 0, 1"),
     ],
 )
-def test_sizes_that_do_not_fit(arguments: tuple, message: str) -> None:
+def test_values_that_do_not_fit(call: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mean_intervals(*arguments)
-
-
-def test_resamples_are_enough() -> None:
-    """What another seed would change is a tenth of the interval at most."""
-    right = np.random.default_rng(4).random(500) < 0.6
-    intervals = np.concatenate([mean_intervals(right, range(500), seed=seed) for seed in range(5)])
-    assert np.ptp(intervals, axis=0).max() < 0.1 * np.diff(intervals).mean()
-    assert RESAMPLES == 5000
+        call()
 
 
 @pytest.mark.parametrize("tosses", range(9))

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -23,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..folder_checks import check_frame_size, one_line, read_config
 from ..windows import window_grid, window_index
 from .pixels import patchify, resize_frames
 from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
@@ -48,6 +50,9 @@ MULTIMODAL_TOKENS = (
     "<im_low>",
 )
 """Tokens with mm_token_type_ids 1: Molmo2 lets them attend to each other in both directions."""
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+READ_IT = 'read it first, clip = stts.data.read_video("clip.mp4", frames=32)'
 
 FRAME_FORMAT = {"use_frame_special_tokens": True, "video_use_col_tokens": False}
 """transformers' defaults."""
@@ -97,21 +102,17 @@ class VideoProcessor:
     ) -> VideoProcessor:
         """Tokenizer, chat template and sizes of a Molmo2 folder or hub id; kwargs as transformers takes them.
 
-        No code from the folder is ever run. Raises ValueError when it does not hold a Molmo2, OSError when it
+        No code from the folder is ever run. Raises ValueError when it does not hold a whole Molmo2, OSError when it
         cannot be found.
         """
-        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
-        if config.model_type != "molmo2":
-            raise ValueError(f"{path_or_id} holds a {config.model_type!r} model, must be 'molmo2'")
-        height, width = config.vision_config.image_size
-        if height != width:
-            raise ValueError(f"{path_or_id} takes {height} x {width} pixels, frames must be square")
-        tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
+        config = _config(path_or_id, **kwargs)
+        check_frame_size(config.vision_config, path_or_id)
+        tokenizer = _tokenizer(path_or_id, **kwargs)
         format_ = _prompt_format(path_or_id, config, **kwargs)
         context = getattr(config.text_config, "max_position_embeddings", None)
         processor = cls(
             tokenizer,
-            height,
+            config.vision_config.image_size[0],
             config.vision_config.patch_size,
             pool_width,
             **format_,
@@ -151,8 +152,10 @@ class VideoProcessor:
         mm_token_type_ids, all (L,) int64; with a clip of T frames also pixel_values_videos
         (T, N, patch_size * patch_size * 3) uint8, video_token_pooling (T*W, p*p) int64 patches of each
         window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of windows]. Raises ValueError,
-        naming the turn, for text that cannot be a prompt.
+        naming the turn, for text that cannot be a prompt, and for what is no clip.
         """
+        if clip is not None:
+            check_clip(clip)
         times = None if clip is None else clip.timestamps
         text = self.prompt_tensors(messages, times, add_generation_prompt)
         return text if clip is None else text | self.video_tensors(clip)
@@ -168,6 +171,8 @@ class VideoProcessor:
         Several conversations about a clip can so share its video_tensors. Otherwise as __call__.
         """
         check_messages(messages)
+        if timestamps is not None:
+            check_times(timestamps)
         if add_generation_prompt and len(messages) % 2 == 0:
             raise ValueError(
                 "add_generation_prompt needs the user's turn last, the last one is the assistant's"
@@ -267,11 +272,8 @@ class VideoProcessor:
 
     def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
         """The frames of one example, as __call__ returns them."""
+        check_clip(clip)
         num_frames = len(clip.frames)
-        if not num_frames or len(clip.timestamps) != num_frames:
-            raise ValueError(
-                f"a clip has {num_frames} frames and {len(clip.timestamps)} timestamps, must have one each"
-            )
         patches = patchify(torch.from_numpy(resize_frames(clip.frames, self.image_size)), self.patch_size)
         windows = window_index(self.grid, self.pool_width)
         first_patch = torch.arange(num_frames).view(-1, 1, 1) * patches.shape[1]
@@ -281,6 +283,83 @@ class VideoProcessor:
             "video_token_pooling": pooling.flatten(0, 1),
             "video_grids": torch.tensor([[num_frames, *window_grid(self.grid, self.pool_width)]]),
         }
+
+
+def _config(path_or_id: str | PathLike, **kwargs: Any) -> PreTrainedConfig:
+    """Of a Molmo2. Raises ValueError when it is that of something else, or damaged."""
+    if (Path(path_or_id) / "config.json").is_file():
+        read_config(Path(path_or_id))
+    try:
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
+    except OSError:
+        raise
+    except Exception as error:  # whatever transformers makes of values that somebody has changed
+        raise ValueError(f"the config.json of {path_or_id} is not a Molmo2's: {one_line(error)}") from error
+    if config.model_type != "molmo2":
+        raise ValueError(f"{path_or_id} holds a {config.model_type!r} model, must be 'molmo2'")
+    return config
+
+
+def _tokenizer(path_or_id: str | PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """Raises ValueError when there is none in a folder, or it is damaged."""
+    here = Path(path_or_id).is_dir()
+    if here and not any((Path(path_or_id) / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(
+            f"{path_or_id} has no tokenizer.json: copy the tokenizer files of the model it was made from into it"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
+    except Exception as error:  # tokenizers raise any kind for a damaged file
+        if isinstance(error, OSError) and not here:
+            raise
+        raise ValueError(
+            f"the tokenizer in {path_or_id} (tokenizer.json and the files beside it) cannot be read: "
+            f"{one_line(error)}; copy those of the model it was made from"
+        ) from error
+
+
+def check_clip(clip: Clip) -> None:
+    """Raises ValueError, saying what is wrong, unless this is one clip of colour frames at rising times."""
+    if not (hasattr(clip, "frames") and hasattr(clip, "timestamps")):
+        hint = "one conversation is about one clip" if isinstance(clip, list | tuple) else READ_IT
+        raise ValueError(
+            f"clip is a {type(clip).__name__} ({_short(clip)}), must be an stts.data.Clip: {hint}"
+        )
+    frames, times = clip.frames, clip.timestamps
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        kind = getattr(frames, "dtype", type(frames).__name__)
+        raise ValueError(
+            f"clip.frames is of {kind}, must be a numpy array of uint8, 0 to 255 (of floats in [0, 1] take 255 times)"
+        )
+    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise ValueError(
+            f"clip.frames has the shape {frames.shape}, must be (T, H, W, 3), none of them 0: RGB, grey frames three "
+            "times over"
+        )
+    check_times(times)
+    if len(times) != len(frames):
+        raise ValueError(f"a clip has {len(frames)} frames and {len(times)} timestamps, must have one each")
+
+
+def check_times(times: Sequence[float]) -> None:
+    """Raises ValueError unless these are seconds that never fall, of one frame at least."""
+    try:
+        seconds = np.asarray(times, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"timestamps are {_short(times)}, must be seconds, a number a frame") from error
+    if seconds.ndim != 1 or not len(seconds):
+        raise ValueError(f"timestamps have the shape {seconds.shape}, must be (T,), of one frame at least")
+    wrong = np.flatnonzero(~np.isfinite(seconds) | (np.diff(seconds, prepend=seconds[:1]) < 0))
+    if len(wrong):
+        raise ValueError(
+            f"timestamps[{wrong[0]}] is {seconds[wrong[0]]}, must be a finite number of seconds and not before the "
+            "frame in front of it"
+        )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -309,4 +388,6 @@ def _prompt_format(path_or_id: str | PathLike, config: PreTrainedConfig, **kwarg
     for name, default in FRAME_FORMAT.items():
         values = (settings.get(name), getattr(config, name, None), default)
         chosen[name] = next(value for value in values if value is not None)
+        if not isinstance(chosen[name], bool):
+            raise ValueError(f"{path_or_id}: {name} is {chosen[name]!r}, must be true or false")
     return chosen

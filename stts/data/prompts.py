@@ -15,10 +15,16 @@ LETTERS = string.ascii_uppercase
 def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
     """The question, one lettered option a line, and the request for the letter alone, as Molmo2 asks it.
 
-    Raises ValueError for an empty question, fewer than 2 options or more than there are letters.
+    Raises ValueError for an empty question, fewer than 2 options or more than there are letters, and for options that
+    are not texts.
     """
+    if not isinstance(question, str):
+        raise ValueError(f"question is {question!r}, must be text")
     if not question.strip():
         raise ValueError("the question is empty")
+    texts = not isinstance(options, str) and isinstance(options, Sequence)
+    if not texts or not all(isinstance(option, str) and option.strip() for option in options):
+        raise ValueError(f'options is {options!r}, must be a list of texts such as ("red", "blue")')
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"a question has {len(options)} options, must have 2 to {len(LETTERS)}")
     lines = [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False)]
@@ -28,6 +34,10 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises ValueError unless messages are user and assistant turns in alternation, each with some text."""
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise ValueError(
+            f'messages is {messages!r}, must be a list of turns such as {{"role": "user", "content": "What now?"}}'
+        )
     if not messages:
         raise ValueError("messages is empty, must start with a user turn")
     for i, message in enumerate(messages):

@@ -14,7 +14,7 @@ from rich.table import Table
 from .records import prediction_files
 from .report import label_groups
 from .runs import EvaluatedRun, read_run
-from .statistics import group_intervals, mcnemar_exact
+from .statistics import difference_interval, group_intervals, mcnemar_exact
 
 Record = Mapping[str, Any]
 SAME = ("question", "options", "answer")
@@ -25,7 +25,7 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
     """Compare two finished evaluations, question by question.
 
     first, second: folders that scripts/eval.py wrote, of one benchmark. Differences are second minus first; interval
-    is their 95 % paired bootstrap interval, videos drawn with all of their questions; p_value is that of McNemar's
+    is their 95 % paired interval over videos (statistics.py); p_value is that of McNemar's
     exact test, which takes questions for independent. Raises ValueError for a folder that is no finished run, and
     where the runs were not asked the same.
     """
@@ -84,7 +84,7 @@ def _differences(
 ) -> list[dict[str, Any]]:
     """right: (n, 2), 1 where a run is right. Of all questions and then of each group of places."""
     places = [list(range(len(right))), *groups]
-    intervals = group_intervals(right[:, 1] - right[:, 0], videos, groups)
+    intervals = group_intervals(difference_interval, right[:, 1] - right[:, 0], videos, groups)
     return [
         {
             "n": len(part),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import STTSConfig
+from ..models import says_trained
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class EvalConfig:
     max_new_tokens: int = 12
     """Length of a generated reply."""
     bad_videos: str = "stop"
-    """A video that is missing or cannot be decoded: "stop" the run, or count its questions as "wrong"."""
+    """A video that is missing or cannot be decoded, a question that cannot be asked (a special token in its text, a
+    damaged subtitle file): "stop" the run, or count the video's questions, or that question, as "wrong"."""
     seed: int = 0
     """Of the random policy: of each video the same windows are drawn again."""
     progress: bool = True
@@ -75,8 +76,7 @@ class EvalConfig:
 
 def warn_if_untrained(stts: STTSConfig, folder: Path) -> None:
     """Say so when windows are to be dropped by the scores of a model that never learned to score."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if stts.policy == "scorer" and stts.prune_ratio and "stts" not in config:
+    if stts.policy == "scorer" and stts.prune_ratio and not says_trained(folder):
         logger.warning("%s has no trained scorer: a random one decides which windows are dropped", folder)
 
 

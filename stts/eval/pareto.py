@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import mean_intervals
+from .statistics import difference_interval, share_interval
 
 
 def name_cell(frames: int, prune_ratio: float, policy: str) -> str:
@@ -40,9 +40,8 @@ class Point:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the accuracy."""
-        low, high = mean_intervals(self.correct, self.clusters)[0]
-        return float(low), float(high)
+        """95 % interval of the accuracy."""
+        return share_interval(self.correct, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Trade:
     gain: float
     """Accuracy of more less that of fewer."""
     interval: tuple[float, float]
-    """95 % bootstrap interval of the gain, over the same questions."""
+    """95 % interval of the gain, paired over the same questions."""
     cost_ratio: float
     """Cost of more over that of fewer."""
 
@@ -108,7 +107,7 @@ def find_trades(points: Sequence[Point], by: str, tolerance: float = 0.05) -> li
             cost_ratio = getattr(more, by) / getattr(fewer, by)
             if cost_ratio <= 1 + tolerance and more.accuracy > fewer.accuracy:
                 gains = np.subtract(more.correct, fewer.correct, dtype=float)
-                low, high = mean_intervals(gains, more.clusters)[0]
+                interval = difference_interval(gains, more.clusters)
                 gain = more.accuracy - fewer.accuracy
-                trades.append(Trade(more, fewer, by, gain, (float(low), float(high)), cost_ratio))
+                trades.append(Trade(more, fewer, by, gain, interval, cost_ratio))
     return sorted(trades, key=lambda trade: -trade.gain)

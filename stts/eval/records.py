@@ -51,9 +51,12 @@ class Records:
         self.by_id |= {record["id"]: record for record in new}
 
     def merge(self, questions: Sequence[Question]) -> list[Record]:
-        """Put the files of all processes together in predictions.jsonl. Returns the records of the questions."""
+        """Put the files of all processes together in predictions.jsonl. Returns the records of the questions.
+
+        A record of an earlier start may name its video otherwise, from where the data lay: all get the name of now.
+        """
         self.by_id = read_predictions(self.folder)
-        mine = [self.by_id[question.id] for question in questions]
+        mine = [self.by_id[question.id] | {"video": _name_of(question)} for question in questions]
         asked = {question.id for question in questions}
         rest = [record for name, record in self.by_id.items() if name not in asked]
         write_whole(self.folder / PREDICTIONS, _lines([*mine, *rest]))
@@ -79,13 +82,20 @@ def describe(question: Question) -> Record:
         "id": question.id,
         "category": question.category,
         "groups": {kind: list(labels) for kind, labels in question.groups.items()},
-        "video": str(question.video),
+        "video": _name_of(question),
         "start": question.start,
         "end": question.end,
         "question": question.question,
         "options": list(question.options),
         "answer": LETTERS[question.answer],
     }
+
+
+def _name_of(question: Question) -> str:
+    """The video as the data name it, so that records do not say where the data lie."""
+    root = question.root and question.root.resolve()
+    inside = root and question.video.is_relative_to(root)
+    return question.video.relative_to(root).as_posix() if inside else str(question.video)
 
 
 def _same(key: str, before: Any, now: Any) -> bool:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .records import write_json
-from .statistics import group_intervals
+from .statistics import group_intervals, share_interval
 
 Record = Mapping[str, Any]
 
@@ -27,8 +27,9 @@ def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[st
     """The content of results.json.
 
     records: one of each question, as the runner writes them. accuracy is over all of them: a reply that names
-    no option (unparsed) and a video that could not be read (bad_videos) count as wrong. interval is its 95 %
-    bootstrap interval, videos drawn with all of their questions. category_mean weighs every category alike, however
+    no option (unparsed), a video that could not be read (bad_videos) and a question that could not be asked about
+    one that was (bad_questions) count as wrong. interval is its 95 %
+    interval over videos (statistics.py). category_mean weighs every category alike, however
     many questions it has. kept and evidence_recall are means over the questions that have them, None where none has.
     Nothing here is a time: the same predictions give the same results.
     """
@@ -42,7 +43,10 @@ def summarize(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[st
         **whole,
         "videos": len({record["video"] for record in records}),
         "category_mean": fmean(part["accuracy"] for part in by_group["category"].values()),
-        "bad_videos": sum(record["error"] is not None for record in records),
+        "bad_videos": sum(record["error"] is not None and record["span"] is None for record in records),
+        "bad_questions": sum(
+            record["error"] is not None and record["span"] is not None for record in records
+        ),
         "kept": _mean(record["kept"] for record in records),
         "evidence_recall": _mean(record["evidence_recall"] for record in records),
         "by_category": by_group.pop("category", {}),
@@ -81,9 +85,10 @@ def counts_with_intervals(records: Sequence[Record], groups: Sequence[Sequence[i
     """Accuracy with its interval and counts, over all records and then over each group of places."""
     correct, videos = [record["correct"] for record in records], [record["video"] for record in records]
     places = [range(len(records)), *groups]
+    intervals = group_intervals(share_interval, correct, videos, groups)
     return [
         _counts([records[i] for i in part]) | {"interval": interval}
-        for part, interval in zip(places, group_intervals(correct, videos, groups), strict=True)
+        for part, interval in zip(places, intervals, strict=True)
     ]
 
 
@@ -142,6 +147,8 @@ def summary(results: Mapping[str, Any]) -> str:
         parts.append(f"{results['unparsed']} replies named no option and count as wrong")
     if results["bad_videos"]:
         parts.append(f"{results['bad_videos']} questions counted wrong because their video could not be read")
+    if results.get("bad_questions"):  # which older results do not count
+        parts.append(f"{results['bad_questions']} counted wrong because they could not be asked")
     return "; ".join(part for part in parts if part)
 
 

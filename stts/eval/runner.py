@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from itertools import islice, repeat
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from ..data.evidence import evidence_recall
+from ..data.fit import Size, past_context
 from ..data.processing import VideoProcessor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
@@ -27,6 +29,8 @@ from .report import speed_of, summarize
 from .tasks.base import Question
 from .watching import Watched, map_ahead, watch
 from .work import Portion, batches, portions, share_of
+
+logger = logging.getLogger(__name__)
 
 
 class Processes(Protocol):
@@ -63,7 +67,8 @@ def evaluate(
     stopped and by however many processes, and speed.json. Returns what the last two hold. What was recorded before
     is not asked again.
     Raises ValueError when output_dir holds predictions of other settings, naming the setting; VideoError for
-    a video that cannot be read, unless config.bad_videos is "wrong".
+    a video that cannot be read, and ValueError for a question that cannot be asked, unless config.bad_videos is
+    "wrong".
     """
     questions, folder = questions[: config.limit], Path(output_dir)
     processes = processes or Alone()
@@ -127,6 +132,7 @@ def _ask_portions(
     clips = [shared for portion in todo for shared in portion]
     with closing(map_ahead(partial(watch, processor, config), clips, config.workers)) as watched:
         encoded = _encoded(model, config, watched, records, pace)
+        encoded = _look_at_context(model, processor, encoded)
         started = time.perf_counter()
         for portion in todo:
             items = [item for items in islice(encoded, len(portion)) for item in items]
@@ -143,18 +149,43 @@ def _ask_portions(
 def _encoded(
     model: nn.Module, config: EvalConfig, watched: Iterator[Watched], records: Records, pace: Pace
 ) -> Iterator[list[Item]]:
-    """The questions about each video, ready to be asked; none where it could not be read, which is recorded."""
+    """The questions about each video, ready to be asked; what could not be read or asked is recorded."""
     for video in watched:
         if video.error is not None:
-            new = sum(question.id not in records.by_id for question in video.questions)
-            records.append(_unread(question, video.error) for question in video.questions)
-            pace.answered(new)
+            _record_bad(records, pace, [_unread(question, video.error) for question in video.questions])
+            yield []
+            continue
+        if video.refused:
+            _record_bad(records, pace, [_refused(*bad, video) for bad in video.refused])
+        if not video.questions:
             yield []
             continue
         visual = encode(model, video.tensors, seed_of(video.questions[0], config.seed))
         pace.watched(len(visual.keep))
         parts = zip(video.questions, video.prompts, video.evidence, strict=True)
         yield [Item(question, prompt, visual, evidence, video.span) for question, prompt, evidence in parts]
+
+
+def _look_at_context(
+    model: nn.Module, processor: VideoProcessor, encoded: Iterable[list[Item]]
+) -> Iterator[list[Item]]:
+    """The same questions; the first that goes past the positions its model was made for is told."""
+    told = False
+    for items in encoded:
+        for item in items:
+            size = Size(item.num_tokens, len(item.visual.keep))
+            length = len(item.prompt["input_ids"])
+            past = past_context(length, size, processor.context_length, model.stts.position_ids)
+            if past and not told:
+                logger.warning("question %r has %s (later ones are not told)", item.question.id, past)
+                told = True
+        yield items
+
+
+def _record_bad(records: Records, pace: Pace, bad: Sequence[Record]) -> None:
+    new = sum(record["id"] not in records.by_id for record in bad)
+    records.append(bad)
+    pace.answered(new)
 
 
 def _record(item: Item, reply: Reply, seconds: float) -> Record:
@@ -180,6 +211,11 @@ def _record(item: Item, reply: Reply, seconds: float) -> Record:
 def _unread(question: Question, error: str) -> Record:
     unknown = dict.fromkeys(("predicted", "frames", "span", "kept", "evidence_recall"))
     return describe(question) | unknown | {"correct": False, "error": error, "seconds": 0.0}
+
+
+def _refused(question: Question, error: str, video: Watched) -> Record:
+    """Of a question that could not be asked about a video that was read: it has a span, which _unread has not."""
+    return _unread(question, error) | {"frames": video.frames, "span": video.span}
 
 
 def run_settings(config: EvalConfig, model: nn.Module) -> dict[str, Any]:

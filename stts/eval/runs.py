@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .records import read_predictions
-from .statistics import mcnemar_exact, mean_intervals
+from .statistics import difference_interval, mcnemar_exact
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class EvaluatedRun:
             return None
         mine, theirs = ([record["correct"] for record in run.records] for run in (self, other))
         gains = np.subtract(mine, theirs, dtype=float)
-        low, high = mean_intervals(gains, [record["video"] for record in self.records])[0]
+        low, high = difference_interval(gains, [record["video"] for record in self.records])
         p = mcnemar_exact(int((gains > 0).sum()), int((gains < 0).sum()))
-        return Difference(float(gains.mean()), float(low), float(high), p)
+        return Difference(float(gains.mean()), low, high, p)
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[EvaluatedRun]:

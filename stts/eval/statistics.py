@@ -1,82 +1,91 @@
-"""How sure an accuracy is: bootstrap intervals, and whether two runs over the same questions differ.
+"""How sure an accuracy is: intervals over videos, and whether two runs over the same questions differ.
 
-Questions about one video share its difficulty, so they are not independent draws: the bootstrap draws videos with
-replacement, each with all of its questions. Where every question has a video of its own this is the ordinary
-bootstrap over questions; where twenty share one, intervals are wider than that one claims.
+Questions about one video share its difficulty, so n of them say less than n independent ones: as much as
+n / (1 + (m - 1) * rho), where m is how many questions share a video and rho how alike their answers are. With that
+many, a share gets Wilson's interval (1927) and a difference of two runs that of Bonett and Price (2012): both stay
+honest where every answer is right, or none, and where there are few videos. Where every question has a video of its
+own these are the ordinary ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 
 LEVEL = 0.95
-RESAMPLES = 5000
-CHUNK = 250
-"""Resamples held in memory at a time."""
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+
+Interval = tuple[float, float]
 
 
-def mean_intervals(
-    values: Sequence[float],
-    clusters: Sequence[Hashable],
-    members: np.ndarray | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> np.ndarray:
-    """95 % percentile bootstrap intervals of means over questions, drawing whole clusters.
+def share_interval(right: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
+    """95 % interval of a share: right, (n,), 1 for a right answer, 0 for a wrong one; clusters, (n,), their videos.
 
-    values: (n,), 1 for a right answer and 0 for a wrong one, or a difference of such; clusters: (n,), the video each
-    question is about; members: (n, L) bool, the questions of each of L groups, one group of all by default. Every
-    group is judged on the same resamples; a resample without any of its questions does not count for it. Returns
-    (L, 2), low and high, the same for the same seed. Raises ValueError when the sizes do not fit, or for an
-    empty group.
+    Raises ValueError when the sizes do not fit, there are none, or a value is another.
     """
-    values = np.asarray(values, dtype=np.float64)
-    members = np.ones((len(values), 1), bool) if members is None else np.asarray(members, bool)
-    if not len(values) == len(clusters) == len(members):
-        raise ValueError(
-            f"{len(values)} values, {len(clusters)} clusters, {len(members)} members: must agree"
-        )
-    if not members.any(0).all():
-        raise ValueError("every group must have a question")
-    sums, counts = _per_cluster(values[:, None] * members, clusters), _per_cluster(members, clusters)
-    means = _resampled_means(sums, counts, resamples, seed)
-    tail = (1 - LEVEL) / 2
-    return np.nanquantile(means, [tail, 1 - tail], axis=0).T
+    values = _checked(right, clusters, (0, 1))
+    n, share = effective_size(values, clusters), float(values.mean())
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def difference_interval(gains: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
+    """95 % interval of the mean of paired differences: gains, (n,), 1 where only the second of two runs is right, -1
+    where only the first is, else 0; clusters and errors as share_interval."""
+    values = _checked(gains, clusters, (-1, 0, 1))
+    n = effective_size(values, clusters)
+    better = (float((values > 0).mean()) * n + 1) / (n + 2)
+    worse = (float((values < 0).mean()) * n + 1) / (n + 2)
+    half = Z * sqrt((better + worse - (better - worse) ** 2) / (n + 2))
+    return max(better - worse - half, -1.0), min(better - worse + half, 1.0)
+
+
+def effective_size(values: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    """How many independent questions tell as much as these, (n,), which share videos; between 1 and n.
+
+    rho, how alike the answers about a video are, follows from how much videos differ. Of few videos, or where almost
+    all values are the same, that tells little: one more piece of evidence always speaks for rho = 1, and with a
+    single video, or values that are all the same, it is the only one.
+    """
+    total, numbers = len(values), {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    places = np.array([numbers[name] for name in clusters])
+    sizes = np.bincount(places)
+    shared = float((sizes**2).sum()) / total  # questions about the video of a question, on average
+    if shared == 1:
+        return total
+    evidence = min(len(sizes) - 1, total - int(np.unique(values, return_counts=True)[1].max()))
+    rho = 0.0
+    if evidence:
+        sums = np.bincount(places, weights=values - values.mean())
+        inflation = len(sizes) / (len(sizes) - 1) * float((sums**2).sum()) / (total * float(values.var()))
+        rho = min(max((inflation - 1) / (shared - 1), 0.0), 1.0)
+    rho = (evidence * rho + 1) / (evidence + 1)
+    return total / (1 + (shared - 1) * rho)
 
 
 def group_intervals(
-    values: Sequence[float], clusters: Sequence[Hashable], groups: Sequence[Sequence[int]]
+    interval: Callable[[Sequence[float], Sequence[Hashable]], Interval],
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    groups: Sequence[Sequence[int]],
 ) -> list[list[float]]:
-    """mean_intervals, [low, high] each, of all questions and then of each group of places among them."""
-    members = np.zeros((len(values), 1 + len(groups)), bool)
-    members[:, 0] = True
-    for column, places in enumerate(groups, start=1):
-        members[places, column] = True
-    return mean_intervals(values, clusters, members).round(6).tolist()
+    """[low, high] of all questions and then of each group of places among them."""
+    places = [range(len(values)), *groups]
+    found = [interval([values[i] for i in part], [clusters[i] for i in part]) for part in places]
+    return [[round(low, 6), round(high, 6)] for low, high in found]
 
 
-def _per_cluster(columns: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """(n, L) -> (V, L), summed over the questions of each cluster."""
-    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
-    total = np.zeros((len(numbers), columns.shape[1]))
-    np.add.at(total, [numbers[cluster] for cluster in clusters], columns)
-    return total
-
-
-def _resampled_means(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(V, L) each -> (resamples, L), NaN where a resample has no question of a group."""
-    rng, (num_clusters, _) = np.random.default_rng(seed), sums.shape
-    means = []
-    for first in range(0, resamples, CHUNK):
-        size = min(CHUNK, resamples - first)
-        drawn = rng.integers(num_clusters, size=(size, num_clusters))
-        drawn += num_clusters * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters)
-        with np.errstate(invalid="ignore"):
-            means.append((times @ sums) / (times @ counts))
-    return np.concatenate(means)
+def _checked(values: Sequence[float], clusters: Sequence[Hashable], allowed: tuple[int, ...]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array) or len(array) != len(clusters):
+        raise ValueError(f"{len(array)} values and {len(clusters)} clusters: must be as many, and not none")
+    if wrong := sorted(set(array.tolist()) - set(allowed)):
+        raise ValueError(f"the values hold {wrong[0]}, must be of {', '.join(map(str, allowed))}")
+    return array
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

@@ -33,6 +33,7 @@ class Watched:
     """A video that was read, with the prompts of all questions about it, or the reason why it could not be."""
 
     questions: Sequence[Question]
+    """Those that can be asked; all of them where the video could not be read."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """The processor's tensors of the frames, and window_scores (T, W), by which policy "given" keeps all evidence."""
     prompts: Sequence[dict[str, Tensor]] = ()
@@ -42,13 +43,18 @@ class Watched:
     span: float | None = None
     """Seconds from the first frame that is shown to the last."""
     error: str | None = None
+    """Why the video could not be read."""
+    frames: int | None = None
+    """How many are shown."""
+    refused: Sequence[tuple[Question, str]] = ()
+    """Questions that cannot be asked about it, and why."""
 
 
 def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
     """Read the video that all these questions are about.
 
-    Raises VideoError where that fails, unless config.bad_videos is "wrong"; ValueError naming a question whose text
-    cannot be a prompt.
+    Raises VideoError where that fails, and ValueError naming a question whose text cannot be a prompt or whose
+    subtitles cannot be read; neither where config.bad_videos is "wrong".
     """
     try:
         clip = read_clip(questions[0], config, processor.image_size)
@@ -56,13 +62,25 @@ def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Que
         if config.bad_videos == "stop":
             raise
         return Watched(questions, error=str(error))
-    with _TOKENIZER:
-        prompts = [_prompt(processor, question, clip) for question in questions]
-    items = [seen_evidence(processor, question, clip) for question in questions]
+    asked, prompts, items, refused = [], [], [], []
+    for question in questions:
+        try:
+            with _TOKENIZER:
+                prompt = _prompt(processor, question, clip)
+            items.append(seen_evidence(processor, question, clip))
+        except ValueError as error:
+            if config.bad_videos == "stop":
+                raise
+            refused.append((question, str(error)))
+            continue
+        asked.append(question)
+        prompts.append(prompt)
+    span = float(clip.timestamps[-1] - clip.timestamps[0])
+    if not asked:
+        return Watched((), span=span, frames=len(clip.frames), refused=refused)
     scores = evidence_scores(np.concatenate(items))
     video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
-    span = float(clip.timestamps[-1] - clip.timestamps[0])
-    return Watched(questions, video, prompts, items, span)
+    return Watched(asked, video, prompts, items, span, None, len(clip.frames), refused)
 
 
 def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> np.ndarray:
@@ -72,10 +90,10 @@ def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> 
 
 
 def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[str, Tensor]:
-    turn = {"role": "user", "content": question.text(clip.timestamps)}
     try:
+        turn = {"role": "user", "content": question.text(clip.timestamps)}
         return processor.prompt_tensors([turn], clip.timestamps, add_generation_prompt=True)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: of its subtitle file
         raise ValueError(f"question {question.id!r}: {error}") from error
 
 

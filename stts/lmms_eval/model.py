@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..chat import load
+from ..chat import load, warn_past_context
 from ..data.collator import Collator
 from ..data.processing import IGNORE
 from ..data.video import Clip, read_video
@@ -129,7 +129,9 @@ class STTS(lmms):
         return F.cross_entropy(logits, labels, ignore_index=IGNORE).item(), bool(greedy.all())
 
     def _example(self, turns: Turns, video: Range | None, **options: Any) -> dict[str, Tensor]:
-        return self.processor(turns, None if video is None else self.read(*video), **options)
+        example = self.processor(turns, None if video is None else self.read(*video), **options)
+        warn_past_context(self.processor, self.model.stts, example["input_ids"], example.get("video_grids"))
+        return example
 
     def _batch(self, turns: Turns, video: Range | None, **options: Any) -> dict[str, Any]:
         return self._inputs(self.collate([self._example(turns, video, **options)]))

@@ -51,6 +51,8 @@ class Question:
     """How it is put to the model, a name in PROMPTS."""
     subtitles: Subtitles | None = None
     """Shown to the model beside the frames. None: the benchmark is asked without."""
+    root: Path | None = field(default=None, compare=False)
+    """Folder of the data, from which records name the video. None: they name it as it is."""
 
     def __post_init__(self) -> None:
         if not self.question.strip():

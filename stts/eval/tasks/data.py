@@ -45,6 +45,7 @@ def _question(path: Path, root: Path, folder_fps: float, row: Mapping[str, Any])
             end=row.get("end"),
             frame_fps=folder_fps if video.is_dir() else None,
             evidence=tuple(row.get("evidence") or ()),
+            root=root,
         )
     except KeyError as error:
         raise ValueError(

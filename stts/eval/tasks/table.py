@@ -140,6 +140,7 @@ def _question(spec: BenchmarkSpec, fields: Fields, row: Row) -> Question:
         frame_fps=fields.frame_fps,
         prompt=spec.prompt,
         subtitles=_subtitles(root, fields, row),
+        root=root,
     )
 
 
