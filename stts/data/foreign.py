@@ -46,7 +46,7 @@ def check_foreign(row: Mapping[str, Any]) -> None:
 def row_notes(row: Mapping[str, Any]) -> Iterator[str]:
     """What to tell of a row that is not wrong."""
     for key in row:
-        if key not in KNOWN and key not in GENERATED:
+        if key not in (*KNOWN, *GENERATED, *MEDIA):
             near = MEANT.get(key.lower()) or next(iter(get_close_matches(key.lower(), KNOWN, 1, 0.7)), None)
             yield f"nobody reads the key {key!r}" + (f" (did you mean {near!r}?)" if near else "")
     if found := next((m for m in map(_PLACEHOLDER.search, _asked(row)) if m), None):

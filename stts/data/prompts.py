@@ -27,7 +27,7 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
     return "\n".join([question.strip(), *lines, closing])
 
 
-_LETTERED = re.compile(r"\s*\(?([A-Za-z])[.):\uff1a\uff0e\u3001]\s*(.*\S)\s*", re.DOTALL)
+_LETTERED = re.compile(r"\s*\(?([A-Za-z])[.):\uff1a\uff0e\u3001]\s*(.*?)\s*", re.DOTALL)
 
 
 def without_letters(options: Sequence[str]) -> list[str]:
@@ -42,7 +42,8 @@ def check_text(text: str, key: str) -> None:
     """Raises ValueError, naming the key, for characters that cannot stand in a prompt."""
     if wrong := re.search("[\0\ud800-\udfff]", text):
         what = "NUL" if wrong[0] == "\0" else f"half of a character, {wrong[0]!r}"
-        raise ValueError(f"{key} is {text!r}, holds {what}: remove it, or read the source anew as UTF-8")
+        part = text[max(wrong.start() - 40, 0) : wrong.end() + 40]
+        raise ValueError(f"{key} is {part!r}, holds {what}: remove it, or read the source anew as UTF-8")
 
 
 def check_messages(messages: Sequence[Message]) -> None:

@@ -90,11 +90,12 @@ def row_options(row: Mapping[str, Any]) -> list[str]:
     options = row["options"]
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise ValueError(f"options is {options!r}, must be a list of texts")
-    if not all(option.strip() for option in options):
-        raise ValueError(f"options is {options!r}, one is empty")
     for option in options:
         check_text(option, "options")
-    return without_letters(options)
+    bare = without_letters(options)
+    if not all(option.strip() for option in bare):
+        raise ValueError(f"options is {options!r}, one is empty")
+    return bare
 
 
 def row_messages(row: Mapping[str, Any]) -> list[Message]:

@@ -143,12 +143,13 @@ def _ask_portions(
 def _encoded(
     model: nn.Module, config: EvalConfig, watched: Iterator[Watched], records: Records, pace: Pace
 ) -> Iterator[list[Item]]:
-    """The questions about each video, ready to be asked; none where it could not be read, which is recorded."""
+    """The questions about each video, ready to be asked; those that cannot be are recorded as such."""
     for video in watched:
-        if video.error is not None:
-            new = sum(question.id not in records.by_id for question in video.questions)
-            records.append(_unread(question, video.error) for question in video.questions)
+        if video.unread:
+            new = sum(question.id not in records.by_id for question, _ in video.unread)
+            records.append(_unread(question, error) for question, error in video.unread)
             pace.answered(new)
+        if not video.questions:
             yield []
             continue
         visual = encode(model, video.tensors, seed_of(video.questions[0], config.seed))

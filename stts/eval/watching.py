@@ -30,7 +30,7 @@ _TOKENIZER = threading.Lock()
 
 @dataclass(frozen=True)
 class Watched:
-    """A video that was read, with the prompts of all questions about it, or the reason why it could not be."""
+    """A video that was read, with the prompts of the questions about it that can be asked."""
 
     questions: Sequence[Question]
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -41,28 +41,39 @@ class Watched:
     """(E, T, W) bool of each question, True where a piece of the E that its answer rests on can be seen."""
     span: float | None = None
     """Seconds from the first frame that is shown to the last."""
-    error: str | None = None
+    unread: Sequence[tuple[Question, str]] = ()
+    """Questions that cannot be asked, of their video, subtitles or text, and why."""
 
 
 def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
     """Read the video that all these questions are about.
 
-    Raises VideoError where that fails, unless config.bad_videos is "wrong"; ValueError naming a question whose text
-    cannot be a prompt.
+    Raises VideoError where that fails and ValueError naming a question whose text or subtitles cannot be a prompt,
+    unless config.bad_videos is "wrong".
     """
     try:
         clip = read_clip(questions[0], config, processor.image_size)
     except VideoError as error:
         if config.bad_videos == "stop":
             raise
-        return Watched(questions, error=str(error))
-    with _TOKENIZER:
-        prompts = [_prompt(processor, question, clip) for question in questions]
+        return Watched((), unread=[(question, str(error)) for question in questions])
+    prompts, unread = [], []
+    for question in questions:
+        try:
+            prompts.append(_prompt(processor, question, clip))
+        except ValueError as error:
+            if config.bad_videos == "stop":
+                raise
+            unread.append((question, str(error)))
+    if not prompts:
+        return Watched((), unread=unread)
+    refused = [question for question, _ in unread]
+    questions = [question for question in questions if question not in refused]
     items = [seen_evidence(processor, question, clip) for question in questions]
     scores = evidence_scores(np.concatenate(items))
     video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
     span = float(clip.timestamps[-1] - clip.timestamps[0])
-    return Watched(questions, video, prompts, items, span)
+    return Watched(questions, video, prompts, items, span, unread)
 
 
 def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> np.ndarray:
@@ -72,9 +83,10 @@ def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> 
 
 
 def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[str, Tensor]:
-    turn = {"role": "user", "content": question.text(clip.timestamps)}
     try:
-        return processor.prompt_tensors([turn], clip.timestamps, add_generation_prompt=True)
+        turn = {"role": "user", "content": question.text(clip.timestamps)}
+        with _TOKENIZER:
+            return processor.prompt_tensors([turn], clip.timestamps, add_generation_prompt=True)
     except ValueError as error:
         raise ValueError(f"question {question.id!r}: {error}") from error
 

@@ -30,9 +30,10 @@ def load_questions(
 ) -> list[Question]:
     """The questions of a benchmark, all or the first `limit`, after checking that their videos are there.
 
-    Annotation files that are missing are fetched from the commit that the spec pins. allow_missing: go on when some
-    videos are missing, never when all are; the runner counts them as wrong. Raises ValueError that says which files
-    are wanted, where, and how to get them; naming a subtitle file that cannot be read; and as the loader does.
+    Annotation files that are missing are fetched from the commit that the spec pins. allow_missing: go on when
+    subtitle files are broken and some videos missing, never when all are; the runner counts them as wrong. Raises
+    ValueError that says which files are wanted, where, and how to get them; naming a subtitle file that cannot be
+    read; and as the loader does.
     """
     if refused := fetch(spec, annotation_files(spec)):
         raise ValueError(f"{refused}\n{what_is_missing(spec)}")
@@ -45,7 +46,7 @@ def load_questions(
         rest = [f"and {len(missing) - NAMED} more of {len(videos)} videos"] if len(missing) > NAMED else []
         raise ValueError(missing_files(spec, missing[:NAMED] + rest))
     for question in questions:
-        if question.subtitles:
+        if question.subtitles and not allow_missing:
             question.subtitles.cues()
     return questions
 
