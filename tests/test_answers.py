@@ -102,6 +102,7 @@ NUMBERS = ("1", "2", "1.5", "10")
         ("The answer is B. Actually, A.", None),
         ("The answer is B because A is wrong.", "B"),
         ("The wrong answer is A", None),
+        ("Everything but B", None),
         ("I don't think it's A.", None),
         ("If the answer is A, he would run", None),
         ("A or B is correct", None),

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 MASK = "\u2026"
 """Stands for an option's own words, in which letters name nothing."""
 
+SEEN = 80
+"""Characters before and after a letter that are looked at."""
+
 _ALPHABET = "0-9A-Za-z\u00aa-\u024f\u0300-\u052f_"  # of languages that put spaces between words
 _OPEN, _CLOSE = r"""[\s(\[{<>"'`*_“「『【《$\\-]*""", rf"""[\s)\]}}<>"'`*_”」』】》.,:$/\\{MASK}-]*"""
 
@@ -88,7 +91,8 @@ _NOT = _phrases(rf"""
     (?:\bnot|n't|\bnever|\bcannot|\bneither|\bnicht|\bno es)
         (?: (?:be|go with|choose|pick|select|say|the|both|either|{_NOUN}))*|
     \b(?:rather than|instead of|other than|(?<!be\s)(?:rul(?:e|es|ed|ing) out|eliminat(?:e|es|ed|ing)|
-        exclud(?:e|es|ed|ing)|reject(?:s|ed|ing)?|discard(?:s|ed|ing)?)|except(?: for)?|unlike)
+        exclud(?:e|es|ed|ing)|reject(?:s|ed|ing)?|discard(?:s|ed|ing)?)|except(?: for)?|unlike|
+        (?:everything|anything|nothing|all|none) but)
         (?: (?:both|either|{_NOUN}))*|
     (?:^|[\n.,;:!?(]|\b(?:the|an?|only|this))\s*(?:wrong|incorrect|false|worst|least likely)
         [^\S\n]+(?:one|{_NOUN})s?{_IS}?:?|
@@ -191,8 +195,9 @@ def _joined(text: str) -> Iterator[Sequence[_Place]]:
     groups: list[list[_Place]] = []
     for found in _LETTER.finditer(text):
         start, end = found.span(1)
-        place = _Place(found[1], start, end, text[max(start - 80, 0) : start], text[end : end + 80])
-        if groups and _JOINED.fullmatch(text, groups[-1][-1].end, start):
+        place = _Place(found[1], start, end, text[max(start - SEEN, 0) : start], text[end : end + SEEN])
+        gap = start - groups[-1][-1].end if groups else SEEN
+        if gap < SEEN and _JOINED.fullmatch(text, start - gap, start):
             groups[-1].append(place)
         else:
             groups.append([place])
