@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stts.data.prompts import LETTERS
@@ -83,6 +83,47 @@ NUMBERS = ("1", "2", "1.5", "10")
         ("The answer is A. No, the answer is B.", None),
         ("A. red ball\nB. blue ball\nC. green ball", None),
         ("A\nB", None),
+        ("(A) is incorrect, the answer is (C)", "C"),
+        ("(A) and (C)", None),
+        ("(A), (C)", None),
+        ("(A)/(C)", None),
+        ("A) and C)", None),
+        ("a or (b)", None),
+        ("A. and C.", None),
+        ("(A) is wrong. (C) is right.", "C"),
+        ("A. is not correct; C is.", "C"),
+        ("(A) or (B)? I'd go with (B).", "B"),
+        ("A: no. C: yes.", None),
+        ("A: I think it is B", None),
+        ("(B) or maybe (C)", None),
+        ("Neither A nor B, it's C.", "C"),
+        ("It is not A or B", None),
+        ("Not only A but also B", None),
+        ("The answer is B. Actually, A.", None),
+        ("The answer is B because A is wrong.", "B"),
+        ("The wrong answer is A", None),
+        ("Everything but B", None),
+        ("I don't think it's A.", None),
+        ("If the answer is A, he would run", None),
+        ("A or B is correct", None),
+        ("E or A", None),
+        ("He takes vitamin C.", None),
+        # ended, and in other languages
+        ("B<|im_end|>", "B"),
+        ("The answer is B.</s>", "B"),
+        ("答案是B", "B"),
+        ("选B", "B"),
+        ("选择B选项", "B"),
+        ("不选A，选B", "B"),  # noqa: RUF001
+        ("A和B都不对", None),
+        ("答案是A或B", None),
+        ("正解はBです", "B"),
+        ("Aではありません", None),
+        ("정답은 B입니다", "B"),
+        ("B가 정답", "B"),
+        ("정답은 A가 아닙니다", None),
+        ("Die Antwort ist B.", "B"),
+        ("La respuesta es A o C", None),
         # no letter
         ("", None),
         ("   \n", None),
@@ -154,6 +195,16 @@ FORMS = (
     "Answer: {}",
     "The answer is {}.",
     "I choose {}.",
+    "**{}**",
+    "[{}]",
+    "'{}'",
+    "({}).",
+    "{}<|im_end|>",
+    "选择{}选项",
+    "答案是{}。",
+    "正解は{}です",
+    "정답은 {}입니다.",
+    "{} is correct",
 )
 
 
@@ -168,6 +219,61 @@ def test_every_letter_in_every_plain_form(num_options: int, index: int, form: st
 def test_any_text_gives_an_option_or_nothing(reply: str, options: list[str]) -> None:
     index = parse_letter(reply, options)
     assert index is None or 0 <= index < len(options)
+
+
+SAID = {
+    "named": (
+        "{}",
+        "({})",
+        "{}.",
+        "{})",
+        "Maybe {}.",
+        "It is {}",
+        "option {}",
+        "**{}**",
+        "{}?",
+        "{}: yes",
+        "也许是{}",
+    ),
+    "denied": (
+        "not {}",
+        "{} is wrong",
+        "({}) is incorrect",
+        "it isn't {}",
+        "{} is not right",
+        "{}不对",
+        "{}は違う",
+    ),
+    "stated": (
+        "the answer is {}",
+        "Answer: ({})",
+        "{} is correct",
+        "I choose {}",
+        "答案是{}",
+        "正解は{}です",
+        "{}가 정답",
+    ),
+}
+JOINED = (" and ", " or ", ", ", ". ", "; ", "\n", ", but ", "/", " ", "。", "或", " & ", " oder ")
+
+
+@settings(max_examples=20000, derandomize=False, deadline=None)
+@given(
+    st.lists(st.sampled_from("ABCD"), min_size=2, max_size=4, unique=True),
+    st.lists(st.sampled_from(sorted(SAID)), min_size=4, max_size=4),
+    st.data(),
+)
+def test_a_reply_about_several_letters_is_never_misread(letters: list[str], kinds: list[str], data) -> None:
+    """Right is the one that is stated, or that is left when others are denied, or nothing."""
+    said = list(zip(letters, kinds, strict=False))
+    reply = ""
+    for letter, kind in said:
+        reply += data.draw(st.sampled_from(JOINED)) if reply else ""
+        reply += data.draw(st.sampled_from(SAID[kind])).format(letter)
+    stated = [letter for letter, kind in said if kind == "stated"]
+    left = [letter for letter, kind in said if kind != "denied"]
+    right = {LETTERS.index(some[0]) for some in (stated, left) if len(some) == 1}
+    assert parse_letter(reply, ("w", "x", "y", "z")) in right | {None}
 
 
 class Chat:

@@ -135,6 +135,21 @@ def test_the_report(mixed, processor):
         assert part in text
 
 
+def test_keys_that_nobody_reads_are_told_but_not_wrong(tmp_path, processor):
+    row = {"id": 1, "video": None, "question": "What?", "answer": "A cat."}
+    rows = [row | {"strat": 1}, row | {"id": 2, "strat": 2}, row | {"id": 3, "images": ["x.png"]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    findings, _ = check_data(
+        DataSpec("jsonl", str(tmp_path / "rows.jsonl")), processor, STTSConfig(), VIDEO, 0
+    )
+    console = Console(width=200, record=True, quiet=False)
+    assert not print_problems(console, findings, 0.0)
+    text = console.export_text()
+    assert "rows.jsonl: nobody reads the key 'strat' (did you mean 'start'?): 2 rows" in text
+    assert "rows.jsonl:3 (id 3): images is" in text
+    assert "3 rows, 3 looked at, 1 wrong" in text
+
+
 @pytest.mark.parametrize("position_ids", ["original", "compact"])
 def test_the_report_names_examples_past_the_models_context(clips, processor, position_ids):
     spec = DataSpec("jsonl", str(clips / "train.jsonl"))

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stts.data import VideoError, write_video
@@ -19,8 +20,10 @@ from stts.data.datasets import (
     resolve_video,
     row_messages,
 )
+from stts.data.rows import checked_rows
 
 QUESTION = {"id": "q1", "video": "clip.mp4", "question": "Which?", "answer": "a cat"}
+ONE_FORM = {"question": ..., "answer": ...}
 TURNS = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}]
 
 
@@ -141,7 +144,8 @@ def test_whatever_resolves_is_inside(tmp_path_factory, parts):
         (1, ["red", "blue"], 1),
         ("A", ["B", "A"], 1),  # a text before a letter
         ("2", ["1", "2", "3"], 1),
-        (2, ["1", "2", "3"], 2),
+        ("B. blue", ["A. red", "B. blue"], 1),
+        ("blue", ["A. red", "B. blue"], 1),
         ("same", ["same", "same"], 0),
     ],
 )
@@ -220,9 +224,36 @@ def test_sampling_and_backend_are_passed_on(videos):
         ({"options": ["a dog", 3]}, "options is"),
         ({"options": ["a cat"]}, "1 options"),
         ({"options": ["a dog", "a cow"]}, "answer is 'a cat'"),
-        ({"messages": "hi"}, "messages is 'hi'"),
-        ({"messages": TURNS[:1]}, "must end with the assistant's"),
-        ({"messages": [*TURNS, {"role": "user"}]}, r"messages\[2\]"),
+        (ONE_FORM | {"messages": "hi"}, "messages is 'hi'"),
+        (ONE_FORM | {"messages": TURNS[:1]}, "must end with the assistant's"),
+        (ONE_FORM | {"messages": [*TURNS, {"role": "user"}]}, r"messages\[2\]"),
+        ({"messages": TURNS}, "messages and question are both given"),
+        ({"options": ["a cat", " "]}, "options is .*, one is empty"),
+        (
+            {"options": ["1", "2", "3"], "answer": 2},
+            "answer is the number 2, which may be an index or one of",
+        ),
+        ({"video": None, "start": 1}, "start or end is given, but video is null"),
+        ({"start": float("inf")}, "start is inf"),
+        ({"question": "What? \ud83d"}, r"question is .*holds half of a character, '\\ud83d'"),
+        ({"answer": "\udc00"}, "answer is .*half of a character"),
+        ({"id": "\ud83d"}, "id is .*half of a character"),
+        ({"video": "\ud83d.mp4"}, "video is .*half of a character"),
+        ({"options": ["a cat", "\ud83d"]}, "options is .*half of a character"),
+        ({"question": "a\0b"}, "question is .*holds NUL"),
+        (
+            ONE_FORM | {"messages": [TURNS[0], TURNS[1] | {"content": "\ud83d"}]},
+            r"messages\[1\] is .*half of",
+        ),
+        ({"images": ["x.png"]}, r"images is \['x.png'\], but a row has one video"),
+        ({"videos": ["b.mp4"]}, "videos is"),
+        ({"audio": "a.wav"}, "audio is"),
+        ({"question": "<video>\nWhat?"}, "placeholder <video>"),
+        ({"question": "<image>What?"}, "placeholder <image>"),
+        ({"question": "What?\n<video><video>"}, "placeholder <video><video>"),
+        ({"conversations": []}, "data=llava_video"),
+        ({"evidence": [{"start": 0}]}, "evidence is"),
+        ({"evidence": 3}, "evidence is 3"),
         ({"start": -1}, "start is -1"),
         ({"start": "0"}, "start is '0'"),
         ({"end": float("nan")}, "end is nan"),
@@ -232,8 +263,84 @@ def test_sampling_and_backend_are_passed_on(videos):
 )
 def test_a_wrong_row_names_file_line_id_and_key(tmp_path, change, message):
     row = {key: value for key, value in (QUESTION | change).items() if value is not ...}
-    with pytest.raises(ValueError, match=rf"rows\.jsonl:3 \(id {row.get('id')!r}\): .*{message}"):
+    with pytest.raises(
+        ValueError, match=rf"rows\.jsonl:3 \(id {re.escape(repr(row.get('id')))}\): .*{message}"
+    ):
         dataset(tmp_path, QUESTION | {"id": "fine"}, "\n", row)
+
+
+def test_keys_that_nobody_reads_are_told(tmp_path, caplog):
+    rows = [
+        QUESTION | {"choices": ["a cat"], "source": "web"},
+        QUESTION | {"id": "q2", "strat": 1, "End": 2, "images": [], "source": "web"},
+        QUESTION | {"id": "q3", "question": "What does `<video>` mean in <video></video>?"},
+    ]
+    notes = dataset(tmp_path, *rows).rows.notes
+    assert notes == {
+        "nobody reads the key 'choices' (did you mean 'options'?)": 1,
+        "nobody reads the key 'source'": 2,
+        "nobody reads the key 'strat' (did you mean 'start'?)": 1,
+        "nobody reads the key 'End' (did you mean 'end'?)": 1,
+        "<video> in a question is read as text": 1,
+    }
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "'source': 2 rows" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"id": 1, "x": %s}' % (b"[" * 20000 + b"]" * 20000), r"rows\.jsonl:1: not valid JSON"),
+        (b'{"id": 1, "id": 2}', "rows\\.jsonl:1: not valid JSON: the key 'id' stands twice"),
+        ('{"id": 1}'.encode("utf-16"), r"rows\.jsonl: is UTF-16, must be UTF-8"),
+    ],
+)
+def test_files_that_are_read_otherwise_than_meant(tmp_path, text, message):
+    (tmp_path / "rows.jsonl").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        checked_rows(tmp_path / "rows.jsonl")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    path = write_rows(tmp_path, QUESTION, QUESTION | {"id": "q2"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [row["id"] for row in checked_rows(path)] == ["q1", "q2"]
+
+
+def test_options_lose_their_own_letters(tmp_path):
+    row = QUESTION | {"options": ["A. a dog", "B. a cat"], "answer": "B"}
+    assert row_messages(row) == row_messages(QUESTION | {"options": ["a dog", "a cat"]})
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(
+        ["\ud83d", "\0", "clip.mp4", "../x", "/x", "B", "user", "assistant", "<video>", 10**400]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = ["id", "video", "question", "answer", "options", "messages", "start", "end", "evidence", "images", "x"]
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), st.booleans())
+def test_any_row_is_fine_or_refused_by_name(tmp_path_factory, change, turns):
+    folder = tmp_path_factory.getbasetemp() / "any_row"
+    folder.mkdir(exist_ok=True)
+    base = {"id": "t", "video": None, "messages": TURNS} if turns else QUESTION
+    path = write_rows(folder, base | change)
+    refused, rows = "", []
+    try:
+        rows = list(checked_rows(path))
+    except ValueError as error:
+        refused = str(error)
+    assert rows or refused.startswith(f"{path}:1")
+    assert refused.encode() or all(message["content"].encode() for message in row_messages(rows[0]))
 
 
 def test_ids_are_unique(tmp_path):

@@ -506,6 +506,31 @@ class TestBadVideos:
         assert (bad["predicted"], bad["correct"], bad["kept"]) == (None, False, None)
         assert "broken.mp4" in bad["error"]
 
+    def test_texts_that_cannot_be_asked_cost_only_their_question(
+        self, setting: Setting, tmp_path: Path
+    ) -> None:
+        good = questions_about(setting.videos)
+        (tmp_path / "gbk.srt").write_bytes("1\n00:00:00,000 --> 00:00:09,000\n你好".encode("gbk"))
+        (tmp_path / "token.srt").write_text("1\n00:00:00,000 --> 00:00:09,000\na <im_patch>")
+        changes = {
+            "gbk": {"subtitles": Subtitles(tmp_path / "gbk.srt")},
+            "token": {"subtitles": Subtitles(tmp_path / "token.srt")},
+            "text": {"question": "What is <im_patch>?"},
+        }
+        questions = good + [replace(good[0], id=name, **change) for name, change in changes.items()]
+        model, out = Painted(setting.processor), tmp_path / "out"
+        with pytest.raises(ValueError, match=r"question '(gbk|token|text)': "):
+            evaluate(model, setting.processor, questions, CONFIG, tmp_path / "stop")
+        config = replace(CONFIG, bad_videos="wrong")
+        results = evaluate(model, setting.processor, questions, config, out)
+        alone = evaluate(model, setting.processor, good, config, tmp_path / "alone")
+        assert (results["bad_videos"], results["n"]) == (3, len(good) + 3)
+        assert results["accuracy"] * results["n"] == pytest.approx(alone["accuracy"] * alone["n"])
+        errors = {line["id"]: line["error"] for line in read_lines(out) if line["error"]}
+        assert "gbk.srt: cannot be read as subtitles" in errors["gbk"]
+        assert "special token '<im_patch>'" in errors["token"]
+        assert "special token '<im_patch>'" in errors["text"]
+
 
 class TestBadQuestions:
     """One that cannot be asked about a video that can be seen."""

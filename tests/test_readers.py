@@ -147,6 +147,11 @@ def test_missing_videos_stop_or_are_left_out_by_name(published, tmp_path, capsys
         (llava("../v.mp4", "What?", "A."), "without '..'"),
         (llava("/v.mp4", "What?", "A."), "must be relative"),
         (llava(None, "What?", "A."), "video is None"),
+        (llava("v.mp4", "What? \ud83d", "A."), r"messages\[0\] is .*half of a character"),
+        (
+            llava("v.mp4", "What?", "A.") | {"conversations": [{"from": ["human"], "value": "A."}] * 2},
+            "must be from human",
+        ),
         (llava("out/passwd", "What?", "A."), "leads out of the data root"),
     ],
 )

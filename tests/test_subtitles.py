@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from miniatures import SRT
 
 from stts.data.prompts import multiple_choice_prompt
 from stts.eval.tasks import BenchmarkSpec, Question
 from stts.eval.tasks.prompts import PROMPTS, prompt_text
-from stts.eval.tasks.subtitles import Subtitles
+from stts.eval.tasks.subtitles import SubtitleError, Subtitles
 
 
 def cues(folder: Path, content: Any, **settings: Any) -> list[tuple[float, float, str]]:
@@ -45,6 +48,25 @@ class TestSrt:
             (7.0, 8.0, "3 < 4 & 5 > 4"),
         ]
 
+    def test_arrows_in_what_is_said_and_times_in_other_forms(self, tmp_path: Path) -> None:
+        text = "WEBVTT\n\n00:01.500 --> 00:02.000 align:start\npress A --> B\n--> here\n\n0:0:3,5 --> 0:0:4,25\nx\n"
+        assert cues(tmp_path, text) == [(1.5, 2.0, "press A --> B --> here"), (3.5, 4.25, "x")]
+
+    def test_only_tags_of_subtitles_go(self, tmp_path: Path) -> None:
+        said = (
+            '<i>a<b and c>d</i> <im_patch> <b>x</b> <font color="red">y</font> {\\an8}z <c.yellow.bg>k</c> '
+            "<00:00:01.000>w <|im_end|> <3 <video>"
+        )
+        text = f"00:00:01,000 --> 00:00:02,000\n<v Mary Ann>{said}\n- <v.loud Bob>no"
+        expected = "a<b and c>d <im_patch> x y z k w <|im_end|> <3 <video> no"
+        assert cues(tmp_path, text) == [(1.0, 2.0, expected)]
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+    def test_encodings_that_a_mark_tells(self, tmp_path: Path, encoding: str) -> None:
+        path = tmp_path / "marked.srt"
+        path.write_bytes("1\n00:00:01,000 --> 00:00:02,000\n你好".encode(encoding))
+        assert Subtitles(path).cues() == ((1.0, 2.0, "你好"),)
+
     def test_empty_and_absent_files_have_no_cues(self, tmp_path: Path) -> None:
         assert cues(tmp_path, "") == []
         absent = Subtitles(tmp_path / "absent.srt")
@@ -53,7 +75,7 @@ class TestSrt:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("<html>not found</html>", "no line holds '-->'"),
+            ("<html>not found</html>", "no line holds '-->' after a time"),
             ("1\n00:00:01,000 --> 2 s\nx", "line 2 is '00:00:01,000 --> 2 s', must be"),
         ],
     )
@@ -105,6 +127,47 @@ class TestJson:
         (tmp_path / "half.json").write_text('[{"start"')
         with pytest.raises(ValueError, match=r"half\.json: cannot be read as subtitles"):
             Subtitles(tmp_path / "half.json").cues()
+
+
+PIECES = st.sampled_from(
+    [
+        b"1\n",
+        b"00:00:01,000 --> 00:00:02,000\n",
+        b"9:9.5 --> ",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"[",
+        b"{",
+        b'"timestamp": ',
+        b"[1, 2]",
+        b", ",
+        b'"text": "x"',
+        b"}",
+        b"]",
+        b"1e999",
+        b"NaN",
+        b"9" * 400,
+        b'"\\ud83d"',
+        b"-->",
+        b"<v x>",
+        b"\0",
+    ]
+)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(PIECES | st.binary(max_size=4), max_size=12), st.sampled_from(["srt", "json"]))
+def test_any_file_is_read_or_refused_by_name(tmp_path_factory, pieces: list[bytes], suffix: str) -> None:
+    data = b"".join(pieces)
+    path = tmp_path_factory.getbasetemp() / f"{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
+    path.write_bytes(data)
+    refused = ""
+    try:
+        shown = Subtitles(path).shown([0.0, 1.0])
+    except SubtitleError as error:
+        refused, shown = str(error), ""
+    assert not refused or refused.startswith(f"{path}: cannot be read as subtitles: ")
+    shown.encode()
 
 
 def test_cues_within_a_second_of_a_frame_are_shown(tmp_path: Path) -> None:

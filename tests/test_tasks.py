@@ -141,6 +141,11 @@ class TestVideoMME:
             ({"answer": "E"}, "row 1: answer 'E' must be a letter from A to D"),
             ({"answer": None}, "row 1: answer 'None' must be a letter"),
             ({"options": None}, "row 1"),
+            ({"options": [], "answer": "A"}, "row 1: options is empty, must be a list of at least 2 texts"),
+            (
+                {"options": ["A. x", "B. "], "answer": "A"},
+                "row 1: question '2' has options .*, one is empty",
+            ),
             ({"options": ["A. only"], "answer": "A"}, "row 1: question '2' has 1 options"),
             ({"videoID": "../../../etc/passwd"}, r"row 1: .*\.\."),
             ({"question_id": "1"}, "two questions have the id '1'"),
@@ -291,6 +296,15 @@ class TestData:
         write_rows(tmp_path / "test.jsonl", [{key: self.ROW[key] for key in ("id", "video", "question")}])
         with pytest.raises(ValueError, match=r"test\.jsonl: 7 has no 'options'"):
             load_questions(spec)
+        for change, message in (
+            ({"options": "xy"}, "options is 'xy', must be a list"),
+            ({"question": "Q \ud83d?"}, "question is .*half of a character"),
+            ({"options": ["1", "2"], "answer": 1}, "answer is the number 1"),
+            ({"images": ["a.png"]}, "images is"),
+        ):
+            write_rows(tmp_path / "test.jsonl", [self.ROW | change])
+            with pytest.raises(ValueError, match=rf"test\.jsonl: 7: {message}"):
+                load_questions(spec)
         write_rows(tmp_path / "test.jsonl", [self.ROW | {"answer": "z"}])
         with pytest.raises(ValueError, match=r"test\.jsonl: 7: answer is 'z'"):
             load_questions(spec)

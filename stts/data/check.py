@@ -21,6 +21,7 @@ from ..selection import num_dropped
 from ..windows import window_grid
 from .datasets import Mixture, VideoQADataset
 from .fit import Budget, Size, look_ahead
+from .foreign import row_notes
 from .guarded import GuardedReader
 from .order import Order
 from .processing import IGNORE, VideoProcessor
@@ -50,6 +51,8 @@ class Findings:
     """By number in the data."""
     unreadable: set[int] = field(default_factory=set)
     """Numbers of examples that could not be measured."""
+    notes: list[str] = field(default_factory=list)
+    """What is odd, but not wrong."""
     num_rows: int = 0
     """Rows there are, wrong ones included."""
 
@@ -124,7 +127,9 @@ def _open(
 ) -> VideoQADataset | None:
     """The rows of one dataset that are not wrong; None when all are. The others go to the findings."""
     paths, problems = load_data(spec), []
-    rows = index_rows(Path(paths.train), check_row, lambda error: problems.append(str(error)))
+    rows = index_rows(Path(paths.train), check_row, lambda error: problems.append(str(error)), row_notes)
+    findings.notes += [f"{paths.train}: {note}: {count} rows" for note, count in rows.notes.items()]
+    rows.notes = {}  # told here
     findings.wrong += problems
     findings.num_rows += len(problems) + len(rows)
     if not len(rows):

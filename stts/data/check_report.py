@@ -17,9 +17,11 @@ SHOWN = 50
 
 
 def print_problems(console: Console, findings: Findings, max_bad_fraction: float) -> bool:
-    """List what is wrong; True when training would go on all the same."""
+    """List what is wrong, and what is odd; True when training would go on all the same."""
     for problem in findings.wrong[:SHOWN]:
         console.print(problem, markup=False, soft_wrap=True)
+    for note in findings.notes[:SHOWN]:
+        console.print(note, markup=False, soft_wrap=True)
     if len(findings.wrong) > SHOWN:
         console.print(f"and {len(findings.wrong) - SHOWN} more")
     looked_at = len(findings.measured) + len(findings.wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
@@ -20,6 +21,8 @@ from .rowfile import RowFile
 from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
 from .spec import DataPaths, DataSpec, load_data
 from .video import Clip, read_video
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "DataPaths",
@@ -71,6 +74,9 @@ class VideoQADataset(Dataset):
         self.max_bad_fraction = max_bad_fraction
         self.rows = checked_rows(self.annotations) if rows is None else rows
         self.lines = self.rows.lines
+        if self.rows.notes:
+            told = "; ".join(f"{note}: {count} rows" for note, count in self.rows.notes.items())
+            logger.warning("%s: %s", self.annotations, told)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,7 +90,7 @@ class VideoQADataset(Dataset):
         clip = None if row["video"] is None else self.read_clip(index, row)
         try:
             example = self.processor(row_messages(row), clip) | {"id": str(row["id"])}
-            if "video_grids" in example and "evidence" in row:
+            if "video_grids" in example and row.get("evidence") is not None:
                 sizes = example["video_grids"][0, 1:].tolist()
                 items = evidence_items(row["evidence"], clip.timestamps, *sizes)
                 example["window_scores"] = torch.from_numpy(evidence_scores(items))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 
@@ -32,6 +33,25 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
     return "\n".join([question.strip(), *lines, closing])
 
 
+_LETTERED = re.compile(r"\s*\(?([A-Za-z])[.):\uff1a\uff0e\u3001]\s*(.*?)\s*", re.DOTALL)
+
+
+def without_letters(options: Sequence[str]) -> list[str]:
+    """Options without letters of their own, "A. red" -> "red", where each has its own in order; else as they are."""
+    found = [_LETTERED.fullmatch(option) for option in options]
+    if all(m and m[1].upper() == letter for m, letter in zip(found, LETTERS, strict=False)):
+        return [m[2] for m in found if m]
+    return list(options)
+
+
+def check_text(text: str, key: str) -> None:
+    """Raises ValueError, naming the key, for characters that cannot stand in a prompt."""
+    if wrong := re.search("[\0\ud800-\udfff]", text):
+        what = "NUL" if wrong[0] == "\0" else f"half of a character, {wrong[0]!r}"
+        part = text[max(wrong.start() - 40, 0) : wrong.end() + 40]
+        raise ValueError(f"{key} is {part!r}, holds {what}: remove it, or read the source anew as UTF-8")
+
+
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises ValueError unless messages are user and assistant turns in alternation, each with some text."""
     if isinstance(messages, str) or not isinstance(messages, Sequence):
@@ -49,3 +69,4 @@ def check_messages(messages: Sequence[Message]) -> None:
         content = message.get("content")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"messages[{i}] has content {content!r}, must be text")
+        check_text(content, f"messages[{i}]")

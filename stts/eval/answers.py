@@ -8,50 +8,39 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..data.prompts import LETTERS
+from .mentions import MASK, Mention, find_mentions
 
-# A line that is a letter or starts with a marked one: "B", "(b)", "B.", "b) a ball", "**B:** a ball".
-_LINE = re.compile(
-    r"^[^\w\n]*([A-Z])(?:[^\w\n]*$|[^\w\n]*?(?:[):\]]|\.(?!\w)))", re.MULTILINE | re.IGNORECASE
-)
-# "answer", then what may stand before the letter; "option B is right" is weaker and tried after it.
-_LINK = r"(?:\s+(?:is|would\s+be|must\s+be|should\s+be|option|choice))*\W{0,6}([A-Z])(?![\w'])"
-_ANSWER = re.compile(rf"\banswer{_LINK}", re.IGNORECASE)
-_OPTION = re.compile(rf"\b(?:option|choice){_LINK}", re.IGNORECASE)
+_ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _LEAD = re.compile(r"^\W*(?:the\s+)?(?:\w+\s+)?(?:answer|option|choice)(?:\s+is\b|\s*:)\s*", re.IGNORECASE)
-_MENTION = re.compile(r"(?<![\w'])(\([A-Za-z]\)|[A-Z])(?![\w'])")
-_CLAUSE_END = re.compile(r"[^\w\n]*(?:$|\n)|\s*[.,;:!?)\]]|\s+(?:because|since)\b")
-_NOUN_NEXT = re.compile(r"\s+(?!(?:and|or|is|because|since|as)\b)[a-z]")
-_SECOND = re.compile(r"\W*(?:,|/|&|\bor\b|\band\b)\W*([A-Za-z])(?![\w'])")
-_RIGHT = re.compile(r"(?<![\w'])([A-Z])\W*\s+(?:is|would\s+be)\s+(?:the\s+)?(?:correct|right|best)\b")
 _YES_NO = re.compile(r"\W*(yes|no)\b(?!\W+or\b)", re.IGNORECASE)
 _THINKING = re.compile(r"^.*</think>|<think>.*", re.DOTALL)
-_NOT_BEFORE = re.compile(r"(?:\bnot|n't)\W+(?:(?:option|choice)\W+)?$", re.IGNORECASE)
-_NOT_AFTER = re.compile(r"\W*(?:isn't|is\s+(?:not|wrong|incorrect|false))\b")
+_PLAINER = {ord(mark): plain for mark, plain in zip("\u2018\u2019\u2013\u2014\u2212", "''---", strict=True)}
+_TOKEN = r"(?:<\|[^<>|]*\|>|</?s>|<(?:eos|bos|pad|end_of_turn|start_of_turn|im_end|im_start|endoftext)>)"
+_ENDED = re.compile(rf"^(?:\s*{_TOKEN})*(.*?)(?:{_TOKEN}.*)?$", re.DOTALL)
 
 
 def parse_letter(reply: str, options: Sequence[str]) -> int | None:
     """Index of the option a reply names, or None when it names none or several.
 
-    Tried in this order, the first that finds anything decides: lines that are or begin with a letter ("B",
-    "b) a ball"); the text of exactly one option, alone, after its letter or after "the answer is"; a letter
-    after "answer"; one after "option"; one before "is correct"; a stand-alone capital in prose that closes its
-    clause ("I pick C."); where the options are yes and no, the first word. An article ("A man") does not count,
-    nor a letter past the last option, nor what is said between "<think>" and "</think>".
+    A reply that is one letter names it, and the text of exactly one option, alone, after its letter or after "the
+    answer is", names that. Else its letters decide (mentions.py): the one that is stated as the answer ("the answer
+    is C", "C is correct", also in some other languages), if one alone is and no other is named after it; without a
+    statement the only one that is named at all. One that is denied ("not A", "A is wrong") is not named. Where the
+    options are yes and no, the first word counts. What is said between "<think>" and "</think>" and behind an end
+    token does not, nor does a letter past the last option.
     """
-    text = _THINKING.sub("", unicodedata.normalize("NFKC", reply)).strip()
-    for rule in (_by_line, _by_text, _by_answer, _by_option, _by_verdict, _by_mention, _by_yes_no):
-        named = rule(text, options)
-        if named:
-            return named.pop() if len(named) == 1 else None
-    return None
-
-
-def _by_line(text: str, options: Sequence[str]) -> set[int]:
-    return _indices((m[1] for m in _LINE.finditer(text)), options)
+    text = _THINKING.sub("", unicodedata.normalize("NFKC", reply)).translate(_PLAINER)
+    text = _ENDED.sub(r"\1", text).strip()
+    if alone := _ALONE.fullmatch(text):
+        named = {LETTERS.index(alone[1].upper())}
+    else:
+        named = _by_text(text, options) or _by_letter(text, options) | _by_yes_no(text, options)
+    index = named.pop() if len(named) == 1 else len(options)
+    return index if index < len(options) else None
 
 
 def _by_text(text: str, options: Sequence[str]) -> set[int]:
@@ -63,58 +52,40 @@ def _by_text(text: str, options: Sequence[str]) -> set[int]:
     }
 
 
-def _by_answer(text: str, options: Sequence[str]) -> set[int]:
-    return _after_cue(_ANSWER, text, options)
+def _by_letter(text: str, options: Sequence[str]) -> set[int]:
+    """The option that the letters of a reply name; several, or none, where it is not clear which."""
+    found = find_mentions(_masked(text, options))
+    found = [m for m in found if m.stated or m.joined or LETTERS.index(m.letter) < len(options)]
+    stated = [mention.start for mention in found if mention.stated]
+    # What is said before a statement is thought aloud, what is said after it may take it back.
+    counted = [m for m in found if not m.denied and (m.stated or m.start > max(stated, default=-1))]
+    if not any(mention.chosen for mention in counted) or _denies(found, counted):
+        return set()
+    return {LETTERS.index(mention.letter) for mention in counted}
 
 
-def _by_option(text: str, options: Sequence[str]) -> set[int]:
-    return _after_cue(_OPTION, text, options)
+def _denies(found: Sequence[Mention], counted: Sequence[Mention]) -> bool:
+    """Whether a reply denies what it names."""
+    return bool({m.letter for m in found if m.denied} & {m.letter for m in counted})
 
 
-def _after_cue(cue: re.Pattern[str], text: str, options: Sequence[str]) -> set[int]:
-    found = [m for m in cue.finditer(text) if not _is_word(m[1], text, m.end()) and not _negated(text, m)]
-    seconds = [_SECOND.match(text, m.end()) for m in found]  # "the answer is A or B" names two
-    seconds = [m for m in seconds if m and not _is_word(m[1], text, m.end())]
-    return _indices((m[1] for m in [*found, *seconds]), options)
-
-
-def _by_verdict(text: str, options: Sequence[str]) -> set[int]:
-    return _indices((m[1] for m in _RIGHT.finditer(text) if not _negated(text, m)), options)
+def _masked(text: str, options: Sequence[str]) -> str:
+    """The text without the words of options, where they stand behind their letter or are several."""
+    for letter, option in zip(LETTERS, options, strict=False):
+        words = r"\s+".join(map(re.escape, unicodedata.normalize("NFKC", option).split()))
+        if words:
+            text = re.sub(
+                rf"(?<!\w)({letter}\W{{1,4}}){words}(?!\w)", rf"\1{MASK}", text, flags=re.IGNORECASE
+            )
+        if len(option.split()) > 1:
+            text = re.sub(rf"(?<!\w){words}(?!\w)", "_", text, flags=re.IGNORECASE)
+    return text
 
 
 def _by_yes_no(text: str, options: Sequence[str]) -> set[int]:
     words = [_plain(option) for option in options]
     match = _YES_NO.match(text)
     return {words.index(match[1].lower())} if match and sorted(words) == ["no", "yes"] else set()
-
-
-def _by_mention(text: str, options: Sequence[str]) -> set[int]:
-    found = [
-        m for m in _MENTION.finditer(text) if _index(m[1], options) is not None and not _negated(text, m)
-    ]
-    found = [m for m in found if len(m[1]) == 3 or not _is_word(m[1], text, m.end())]
-    closes = any(len(m[1]) == 3 or _CLAUSE_END.match(text, m.end()) for m in found)
-    return _indices((m[1] for m in found), options) if closes else set()
-
-
-def _is_word(letter: str, text: str, end: int) -> bool:
-    """Whether a lone letter reads as a word: "A man", "I think", any small letter inside a clause."""
-    if letter.islower():
-        return _CLAUSE_END.match(text, end) is None
-    return letter in "AI" and _NOUN_NEXT.match(text, end) is not None
-
-
-def _negated(text: str, match: re.Match[str]) -> bool:
-    return bool(_NOT_BEFORE.search(text[: match.start()]) or _NOT_AFTER.match(text, match.end()))
-
-
-def _index(letter: str, options: Sequence[str]) -> int | None:
-    index = LETTERS.find(letter.strip("()").upper())
-    return index if 0 <= index < len(options) else None
-
-
-def _indices(letters: Iterable[str], options: Sequence[str]) -> set[int]:
-    return {index for index in (_index(letter, options) for letter in letters) if index is not None}
 
 
 def _plain(text: str) -> str:

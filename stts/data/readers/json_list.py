@@ -56,14 +56,17 @@ class _Buffer:
             try:
                 found, self.at = json.JSONDecoder().raw_decode(self.text, self.at)
                 return found
+            except RecursionError as error:
+                raise ValueError(f"{path}: object {number} is not valid JSON: nested too deep") from error
             except json.JSONDecodeError as error:
                 if len(self.text) - self.at > LONGEST or not self._more():
                     raise ValueError(f"{path}: object {number} is not valid JSON: {error.msg}") from error
 
     def _more(self) -> bool:
-        chunk = self.file.read(
-            max(CHUNK, len(self.text) - self.at)
-        )  # doubling: long objects are parsed again
+        try:  # doubling: long objects are parsed again
+            chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.file.name}: is not UTF-8: {error}") from error
         self.text, self.at = self.text[self.at :] + chunk, 0
         return bool(chunk)
 

@@ -60,7 +60,8 @@ def turns(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     texts = []
     for i, turn in enumerate(said):
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
-        if ROLES.get(role) != ("human", "gpt")[i % 2] or not isinstance(value, str):
+        known = ROLES.get(role) if isinstance(role, str) else None
+        if known != ("human", "gpt")[i % 2] or not isinstance(value, str):
             raise ValueError(f"conversations[{i}] is {turn!r}, must be from {('human', 'gpt')[i % 2]}")
         text = PLACEHOLDER.sub("\n", value).strip() if i % 2 == 0 else value.strip()
         if not text:

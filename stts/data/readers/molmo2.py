@@ -46,7 +46,7 @@ class Molmo2(Reader):
                         yield pointing(where, row)
                     elif found := turns(row):
                         yield Entry(where, (str(row["video_id"]),), found, _context(row))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                     yield Broken(where, f"{type(error).__name__}: {error}")
 
     def find(self, entry: Entry) -> str | None:

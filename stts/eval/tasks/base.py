@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...data.prompts import LETTERS
+from ...data.prompts import LETTERS, check_text
 from .prompts import PROMPTS, prompt_text
 from .subtitles import Subtitles
 
@@ -57,6 +57,10 @@ class Question:
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise ValueError(f"question {self.id!r} is empty")
+        for text in (self.id, self.question, *self.options, self.category, str(self.video)):
+            check_text(text, f"question {self.id!r}: a text")
+        if not all(option.strip() for option in self.options):
+            raise ValueError(f"question {self.id!r} has options {list(self.options)}, one is empty")
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(
                 f"question {self.id!r} has {len(self.options)} options, must have 2 to {len(LETTERS)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.rows import answer_index, read_jsonl, resolve_video
+from ...data.rows import answer_index, check_row, read_jsonl, resolve_video, row_options
 from ...data.spec import DataSpec, load_data
 from .base import BenchmarkSpec, Question
 
@@ -31,14 +31,15 @@ def load_test_rows(spec: BenchmarkSpec) -> list[Question]:
 
 def _question(path: Path, root: Path, folder_fps: float, row: Mapping[str, Any]) -> Question:
     try:
-        options = tuple(row["options"])
+        options = tuple(row_options(row))
+        check_row({"answer": row["answer"], **row})
         video = resolve_video(root, row["video"])
         return Question(
             id=str(row["id"]),
             video=video,
             question=row["question"],
             options=options,
-            answer=answer_index(row["answer"], options),
+            answer=answer_index(row["answer"], row["options"]),
             category=row.get("category") or "",
             groups={"cell": (row["cell"],)} if row.get("cell") else {},
             start=row.get("start"),

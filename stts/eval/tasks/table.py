@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.prompts import LETTERS
+from ...data.prompts import LETTERS, without_letters
 from ...data.rows import resolve_video
 from .base import BenchmarkSpec, Fields, Question
 from .files import Row, read_object, read_rows
@@ -149,10 +148,9 @@ def _options(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     values = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
     if isinstance(values, str) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{', '.join(columns)} {values!r} must be a list of texts")
-    found = [re.match(r"\s*\(?([A-Z])[.):]\s*(.*)", value, re.DOTALL) for value in values]
-    if all(m and m[1] == letter for m, letter in zip(found, LETTERS, strict=False)):
-        values = [m[2] for m in found if m]
-    return tuple(value.strip() for value in values)
+    if not values:
+        raise ValueError(f"{', '.join(columns)} is empty, must be a list of at least 2 texts")
+    return tuple(value.strip() for value in without_letters(values))
 
 
 def _answer(column: str, value: Any, kind: str, options: Sequence[str]) -> int:
