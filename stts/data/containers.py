@@ -39,7 +39,8 @@ def open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
             check_pixels(path, codec.width, codec.height)
             stream.thread_type = "AUTO"
             codec.thread_count = DECODE_THREADS
-            codec.options = {"max_pixels": str(MAX_PIXELS), **STRICT.get(codec.name, {})}
+            # for streams that grow midway; twice, since decoders count the margins of their buffers too
+            codec.options = {"max_pixels": str(2 * MAX_PIXELS), **STRICT.get(codec.name, {})}
             yield container, stream
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise VideoError(f"{path}: is not a video, or is damaged or cut short ({error.strerror})") from error

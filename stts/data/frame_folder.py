@@ -48,8 +48,8 @@ class FrameFolder:
         self.duration = float((places[-1] + 1) / fps)
         if self.duration * fps > 2 * len(places):
             logger.warning(
-                "%s: most numbers are missing in the names of its images. They are taken for numbers of frames, so that "
-                "%d images last %g s at %g a second; if they are times, name the images 0, 1, 2, ...",
+                "%s: most numbers are missing in the names of its images. They are taken for numbers of frames, so "
+                "that %d images last %g s at %g a second; if they are times, name the images 0, 1, 2, ...",
                 folder, len(places), self.duration, fps,
             )  # fmt: skip
 

@@ -69,6 +69,7 @@ def read_video(
     backend: Literal["auto", "pyav", "decord"] = "auto",
     sampling: Literal["time", "transformers"] = "time",
     folder_fps: float = FOLDER_FPS,
+    min_decoded: float = MIN_DECODED,
 ) -> Clip:
     """Take at most `frames` frames out of a video, none of them twice: a file, or a folder of images.
 
@@ -77,12 +78,13 @@ def read_video(
     square frames; None keeps them as stored. backend: "auto" is "pyav", which is exact; "decord" is wrong on some
     files. sampling: "time" looks at instants, max_fps a second and the last one, or, where those are too many, at
     `frames` evenly spaced ones; "transformers" counts frames as transformers' Molmo2VideoProcessor does. folder_fps:
-    images a second of a folder (FrameFolder).
+    images a second of a folder (FrameFolder). min_decoded: share of the chosen frames that must be sound.
 
     Frames that are damaged, or predicted from a damaged one, are left out, with a warning in the log ("decord" may
     return them). Raises VideoError, naming file and reason, when the file is missing, empty, encrypted, no video or
-    cut short, when its frames have more than MAX_PIXELS, when the range begins outside it, when more than half of the
-    frames are damaged, and when an image of a folder is. Raises ValueError for a setting out of range.
+    cut short, when its frames have more than MAX_PIXELS, when the range begins outside it, when fewer than
+    min_decoded of the frames are sound, and when an image of a folder is not. Raises ValueError for a setting out of
+    range.
     """
     check_settings(frames, max_fps, start, end, size, backend, sampling, folder_fps)
     path = Path(path)
@@ -90,22 +92,9 @@ def read_video(
     numbers = choose(path, reader, frames, max_fps, start, end, sampling)
     pixels, found = collect(path, reader, numbers, size)
     if not found.all():
-        report_damage(path, int((~found).sum()), len(found))
+        report_damage(path, int((~found).sum()), len(found), min_decoded)
         pixels, numbers = pixels[found], numbers[found]
     return Clip(pixels, reader.times[numbers])
-
-
-def read_undamaged(
-    path: str | os.PathLike[str], frames: int, size: int | None = None, **settings: Any
-) -> Clip:
-    """As read_video, for a look at the data: raises VideoError also when a single one of the frames is damaged."""
-    wanted = probe_video(path, frames, size=size, **settings)
-    clip = read_video(path, frames, size=size, **settings)
-    if len(clip.timestamps) < len(wanted.timestamps):
-        raise VideoError(
-            damage_text(path, len(wanted.timestamps) - len(clip.timestamps), len(wanted.timestamps))
-        )
-    return clip
 
 
 def probe_video(
@@ -247,13 +236,9 @@ def resolve_range(path: Path, duration: float, start: float | None, end: float |
     return start, min(float(end), duration)
 
 
-def report_damage(path: Path, num_missing: int, num_wanted: int) -> None:
+def report_damage(path: Path, num_missing: int, num_wanted: int, min_decoded: float) -> None:
     """Log how many frames never came; raise VideoError when they are too many."""
-    text = damage_text(path, num_missing, num_wanted)
-    if num_wanted - num_missing < MIN_DECODED * num_wanted:
-        raise VideoError(text)
-    logger.warning("%s; they are left out", text)
-
-
-def damage_text(path: str | os.PathLike[str], num_missing: int, num_wanted: int) -> str:
-    return f"{path}: {num_missing} of {num_wanted} chosen frames cannot be decoded, the file is damaged or cut short"
+    text = f"{num_missing} of {num_wanted} chosen frames cannot be decoded, the file is damaged or cut short"
+    if num_wanted - num_missing < min_decoded * num_wanted:
+        raise VideoError(f"{path}: {text}")
+    logger.warning("%s: %s; they are left out", path, text)
