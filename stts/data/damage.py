@@ -82,7 +82,8 @@ def judged(
         if frame.pict_type == av.video.frame.PictureType.B and len(run) <= LONGEST_RUN:
             continue
         yield from ((shown, not (broken or shown.is_corrupt)) for shown in run[:-1])
-        if frame.key_frame and not frame.is_corrupt and (until is None or frame.pts > until):
+        mends = until is None or (frame.pts is not None and frame.pts > until)
+        if mends and frame.key_frame and not frame.is_corrupt:
             broken, until = False, None
         yield frame, not (broken or frame.is_corrupt)
         run = []
