@@ -81,7 +81,7 @@ def make_clip(folder: Path, keyframe_every: int, args: argparse.Namespace) -> Pa
     """A drifting texture with a square that runs across it: motion everywhere, as a camera makes it."""
     path = folder / f"every{keyframe_every}.mp4"
     frames = moving_texture(args.seconds * args.fps, args.height, args.width)
-    write_video(path, frames, args.fps, crf=23, options={"g": str(keyframe_every), "preset": "veryfast"})
+    write_video(path, frames, args.fps, qp=25, options={"g": str(keyframe_every), "preset": "veryfast"})
     return path
 
 

@@ -30,7 +30,7 @@ def write_film(video: KeptVideo, path: str | os.PathLike, title: str = "", fps: 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, render_frames(video, title), fps=fps, crf=18)
+    write_video(path, render_frames(video, title), fps=fps, qp=20)
     return path
 
 

@@ -88,14 +88,26 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
     return path
 
 
-def destroy_packets(path: Path, numbers: Iterable[int]) -> Path:
-    """Overwrite the payload of packets, numbered in the order of decoding."""
+def destroy_packets(path: Path, numbers: Iterable[int], skip: int = 0) -> Path:
+    """Overwrite the payload of packets, numbered in the order of decoding, from byte `skip` on."""
     with av.open(str(path)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
     for number in numbers:
         position, size = packets[number]
-        data[position : position + size] = b"\xff" * size
+        data[position + skip : position + size] = b"\xff" * (size - skip)
+    path.write_bytes(data)
+    return path
+
+
+def garble_packets(path: Path, numbers: Iterable[int], seed: int = 0) -> Path:
+    """Overwrite the middle half of packets, numbered in the order of decoding, by random bytes."""
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for number in numbers:
+        position, size = packets[number]
+        data[position + size // 4 : position + size // 4 + size // 2] = rng.bytes(size // 2)
     path.write_bytes(data)
     return path
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from miniatures import write_jpeg
@@ -86,6 +88,56 @@ def test_every_kind_of_image(tmp_path):
     with pytest.raises(VideoError, match="its frames change from 64 x 48 to 32 x 48 pixels; set size"):
         read_video(tmp_path, 10)
     assert read_video(tmp_path, 10, size=12).frames.shape == (7, 12, 12, 3)
+
+
+def test_names_that_are_times_are_spoken_of(tmp_path, caplog):
+    folder = write_frames(tmp_path / "video", [f"{1700000000000 + 100 * number}.jpg" for number in range(4)])
+    assert shown(folder)[1] == [0.0, 50.0, 100.0, 150.0]
+    assert "video: most numbers are missing in the names of its images" in caplog.text
+    assert "4 images last 150.5 s at 2 a second; if they are times" in caplog.text
+    caplog.clear()
+    for names in (HOUND, ["3.jpg", "4.jpg", "7.jpg", "10.jpg"], ["0.jpg"], ["a1000.jpg", "a9000.jpg"]):
+        shown(write_frames(tmp_path / f"fine{len(names)}", names))
+    assert not caplog.records
+
+
+def test_links_that_lead_out_in_several_steps(tmp_path):
+    folder = write_frames(tmp_path / "video", HOUND)
+    write_frames(tmp_path / "elsewhere", HOUND)
+    (folder / ".hidden").symlink_to(tmp_path / "elsewhere" / HOUND[0])
+    (folder / "zz.jpeg").symlink_to(".hidden")
+    with pytest.raises(VideoError, match=r"zz\.jpeg: is a link that leads out of its folder"):
+        read_video(folder, 4)
+    (folder / "zz.jpeg").unlink()
+    (folder / "inner").symlink_to(tmp_path / "elsewhere")
+    (folder / "zz.jpeg").symlink_to(f"inner/{HOUND[0]}")
+    with pytest.raises(VideoError, match=r"zz\.jpeg: is a link that leads out of its folder"):
+        read_video(folder, 4)
+
+
+def huge(kind: str) -> bytes:
+    """A small file of more pixels than are read; of WebP, which is slow to write, the header alone says so."""
+    image, file = (
+        Image.new("1" if kind == "PNG" else "L", (64, 48) if kind == "WEBP" else (8200, 4400)),
+        io.BytesIO(),
+    )
+    image.save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    data = bytearray(file.getvalue())
+    if kind == "WEBP":
+        place = data.index(b"VP8L") + 9
+        data[place : place + 4] = (8199 | 4399 << 14).to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(kind, tmp_path):
+    folder = write_frames(tmp_path / "video", HOUND[:2])
+    (folder / HOUND[1]).write_bytes(huge(kind))
+    with pytest.raises(
+        VideoError, match=r"c01_0002\.jpeg: is no image .* of up to 35,389,440 pixels"
+    ) as error:
+        read_video(folder, 4, size=16)
+    assert isinstance(error.value.__cause__, av.error.ArgumentError)  # damage would be InvalidDataError
 
 
 def cut(path: Path) -> None:

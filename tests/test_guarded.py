@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 def reader(monkeypatch):
     """A reader that does not look before it opens, so that a pipe reaches the decoder."""
     monkeypatch.setattr(video_module, "check_file", lambda path: None)
-    reader = GuardedReader(0.5)
+    reader = GuardedReader(60)
     yield reader
     reader.close()
 
@@ -65,16 +65,14 @@ def test_errors_are_those_of_read_video(folder, reader):
 def test_a_read_that_hangs_is_cut_off_and_the_next_one_works(folder, reader):
     assert len(reader(folder / "clip.mp4", 4).frames) == 4
     helper = reader.helper[1]
-    started = time.monotonic()
+    reader.timeout = 0.5
     with pytest.raises(VideoError, match=r"hangs\.mp4: reading it took longer than 0\.5 s"):
         reader(folder / "hangs.mp4", 4)
-    assert 0.4 < time.monotonic() - started < 5
     assert not alive(helper)
+    reader.timeout = 60
     assert len(reader(folder / "clip.mp4", 4).frames) == 4
-    started = time.monotonic()
-    with pytest.raises(VideoError, match=r"hangs\.mp4: reading it took longer"):
-        reader(folder / "hangs.mp4", 4)
-    assert time.monotonic() - started < 0.2  # it is not tried again
+    with pytest.raises(VideoError, match=r"hangs\.mp4: reading it took longer than 0\.5 s"):
+        reader(folder / "hangs.mp4", 4)  # it is not tried again: that would take a minute
 
 
 def test_a_decoder_that_crashes_costs_one_video(folder):
@@ -109,7 +107,7 @@ def test_a_forked_process_has_a_helper_of_its_own(folder, reader):
     assert len(reader(folder / "clip.mp4", 4).frames) == 4
     copy = pickle.loads(pickle.dumps(reader))
     assert copy.helper is None
-    assert copy.timeout == 0.5
+    assert copy.timeout == 60
 
 
 @pytest.mark.slow
@@ -162,5 +160,6 @@ def test_a_dataset_names_the_video_that_hangs(folder, monkeypatch):
     data = VideoQADataset(folder / "rows.jsonl", None, Processor(), 4, decode_timeout=0.5)
     with pytest.raises(VideoError, match=r"hangs\.mp4: reading it took longer than 0\.5 s"):
         data[0]
+    data.read.timeout = 60
     assert data[1] == {"frames": 4, "id": "clip"}
     data.read.close()

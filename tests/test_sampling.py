@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.molmo2.video_processing_molmo2 import Molmo2VideoProcessor
 
-from stts.data.sampling import choose_frames, frames_at, sample_like_transformers, sample_times
+from stts.data.sampling import (
+    choose_frames,
+    frames_at,
+    frames_at_any,
+    instants,
+    sample_like_transformers,
+    sample_times,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "sampling.json").read_text())
 
@@ -71,6 +78,27 @@ def test_choose_frames_by_time_equals_a_slow_loop(gaps, frames, max_fps, data):
         if shown not in expected:
             expected.append(shown)
     assert choose_frames(starts, duration, frames, max_fps, start, stop, "time").tolist() == expected
+
+
+@given(GAPS, st.integers(1, 3000), st.floats(0.2, 3000), st.floats(0, 0.9))
+def test_more_instants_than_frames_find_the_same_frames(gaps, frames, max_fps, share):
+    times = np.cumsum([0, *gaps[:-1]]) / 100
+    start, duration = share * sum(gaps) / 100, (1 - share) * sum(gaps) / 100
+    count, instant = instants(duration, frames, max_fps)
+    every = start + sample_times(duration, frames, max_fps)
+    assert len(every) == count
+    found = frames_at_any(times, count, lambda k: start + instant(k))
+    assert found.tolist() == frames_at(times, every).tolist()
+
+
+@pytest.mark.parametrize(("frames", "max_fps"), [(10**9, 1e9), (10**30, 1e308), (10**12, 0.5)])
+def test_instants_without_end(frames, max_fps):
+    times = np.array([0, 1e-3, 2e-3, 0.5, 1.0])
+    numbers = choose_frames(times, 1.5, frames, max_fps, 0.0, 1.5, "time").tolist()
+    assert numbers == ([0, 4] if max_fps < 1 else [0, 1, 2, 3, 4])
+    numbers = choose_frames(times, 1.5, frames, max_fps, 2e-3, 0.7, "time").tolist()
+    assert numbers == [2, 3]
+    assert choose_frames(times, 1.5, frames, max_fps, 0.0, 1.5, "transformers").tolist()[0] == 0
 
 
 def test_choose_frames_keeps_every_frame_of_a_slow_video():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts.data import read_video
+from stts.data import encode, read_video
 from stts.data.cells import CELLS
 from stts.data.datasets import load_data
 from stts.data.events import Event
@@ -407,3 +407,15 @@ def test_load_data_generates(tmp_path: Path) -> None:
     paths = load_data(spec, tmp_path / "made")
     assert json.loads(paths.train.read_text())["video"] == "videos/train_00000.mp4"
     assert paths.test.is_file()
+
+
+def test_clips_of_an_older_encoding_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"num_train": 1, "num_test": 1, "seed": 3}
+    make_synthetic(tmp_path / "clips", **settings)
+    clip = tmp_path / "clips" / "videos" / "train_00000.mp4"
+    clip.write_bytes(b"bytes of another encoder")
+    make_synthetic(tmp_path / "clips", **settings)
+    assert clip.read_bytes() == b"bytes of another encoder"
+    monkeypatch.setattr("stts.data.encode.VERSION", encode.VERSION + 1)
+    make_synthetic(tmp_path / "clips", **settings)
+    assert len(read_video(clip, frames=2).frames) == 2

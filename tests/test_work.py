@@ -103,8 +103,7 @@ class TestShownPart:
 
     def test_an_end_past_the_video_is_its_end(self, clip: Path) -> None:
         assert self.greys(clip, start=2.0, end=31.5) == self.greys(clip, start=2.0) == list(range(16, 24))
-        with pytest.raises(VideoError, match="end is 31"):
-            read_video(clip, 8, end=31.5)
+        assert len(read_video(clip, 8, end=31.5).frames) == len(read_video(clip, 8).frames)  # as in training
         with pytest.raises(VideoError, match=r"start is 3\.5"):
             self.greys(clip, start=3.5, end=31.5)
 

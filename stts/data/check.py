@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Probe(Dataset):
         processor = data.processor
         rows, columns = window_grid(processor.grid, processor.pool_width)
         self.windows = rows * columns
-        read = read_video if decode else probe_video
+        read = partial(read_video, min_decoded=1.0) if decode else probe_video
         data.read = GuardedReader(data.read.timeout, read) if isinstance(data.read, GuardedReader) else read
 
     def __len__(self) -> int:

@@ -10,27 +10,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
-DECODE_THREADS = 2
-"""Threads of one decoder; few, because data loaders run many side by side."""
+from .containers import VideoError, check_pixels, open_stream
+from .damage import Failure, decoded, judged, leaves_of
+
+__all__ = ["FrameTable", "PyAVReader", "VideoError"]
+
 SEEKABLE = {"mov", "matroska", "avi", "flv", "asf", "mpegts"}
 """Containers that store a time with each frame. In others FFmpeg infers times from the frames before, and
 after a jump it infers wrong ones: those are read in order."""
-TITLES = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""Titles in some old encoding must not make a file unreadable; PyAV 19 sees to it unasked."""
-
-
-class VideoError(ValueError):
-    """A video file that cannot be read as asked; the text names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,8 @@ class FrameTable:
     """How long the last frame lasts."""
     by_number: bool
     """True when packets do not tell which frame is which: frames are then counted as they come out."""
+    leaves: frozenset[int] = frozenset()
+    """Those of pts whose frames no other is predicted from; none where packets do not tell."""
 
 
 class PyAVReader:
@@ -72,7 +69,7 @@ class PyAVReader:
     def decode(self, numbers: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8 upright RGB) of each frame asked for, in any order.
 
-        Frames damaged beyond decoding do not come.
+        Frames that are damaged, or predicted from one that is, do not come.
         """
         if self.table.by_number:
             yield from self._find({number: number for number in numbers}, find_by_number)
@@ -87,129 +84,115 @@ class PyAVReader:
             return
         with open_stream(self.path) as (container, stream):
             for key, frame in find(container, stream, sorted(missing), self.table):
-                yield missing.pop(key), to_rgb(frame)
-
-
-@contextmanager
-def open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container at path and its first video stream; what FFmpeg cannot read becomes a VideoError."""
-    try:
-        # "file:" so that a colon in the name is no protocol; the whitelist so that playlists fetch nothing
-        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}, **TITLES) as container:
-            if container.format.name == "tty":  # FFmpeg would show any .txt as a film of a terminal
-                raise VideoError(f"{path}: is not a video but text")
-            cover = av.stream.Disposition.attached_pic
-            stream = next((s for s in container.streams.video if not s.disposition & cover), None)
-            if stream is None:
-                raise VideoError(f"{path}: holds no video stream")
-            if stream.codec_context is None:
-                raise VideoError(f"{path}: there is no decoder for its video stream")
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = DECODE_THREADS
-            yield container, stream
-    except (av.error.InvalidDataError, av.error.EOFError) as error:
-        raise VideoError(f"{path}: is not a video, or is damaged or cut short ({error.strerror})") from error
-    except av.FFmpegError as error:
-        raise VideoError(f"{path}: cannot be decoded ({error.strerror})") from error
+                number = missing.pop(key)
+                if frame is not None:
+                    check_pixels(self.path, frame.width, frame.height)
+                    yield number, to_rgb(frame)
 
 
 def list_frames(container: Any, stream: Any) -> FrameTable:
     """Demux the whole stream, decoding nothing."""
     packets = list(shown_packets(container, stream))
-    known = {pts: length for pts, length, _ in packets if pts is not None}
+    if any(encrypted for *_, encrypted in packets):
+        raise VideoError(f"{container.name.removeprefix('file:')}: is encrypted; decrypt it first")
+    known = {pts: length for pts, length, *_ in packets if pts is not None}
     if len(known) * 2 <= len(packets):  # a bare stream without times: lay the frames end to end
         rate = to_fraction(stream.average_rate) or Fraction(25)
         usual = max(round(1 / rate / to_fraction(stream.time_base)), 1)
-        lengths = [length or usual for _, length, _ in packets]
+        lengths = [length or usual for _, length, *_ in packets]
         starts = np.cumsum([0, *lengths[:-1]]).tolist()
         return FrameTable(tuple(starts[: len(packets)]), (), lengths[-1] if lengths else 0, by_number=True)
     pts = tuple(sorted(known))
-    keyframes = {pts for pts, _, is_key in packets if is_key and pts is not None}
+    keyframes = {pts for pts, _, is_key, _ in packets if is_key and pts is not None}
     formats = set(container.format.name.split(","))  # mp4 is "mov,mp4,m4a,..."
     # AVI stores no times of presentation: when a codec reorders frames and the packets' times show nothing of
     # it, they are times of decoding
     reorders = "avi" in formats and stream.codec_context.has_b_frames
     mean_length = (pts[-1] - pts[0]) // max(len(pts) - 1, 1)
+    by_number = bool(reorders and list(known) == sorted(known))
+    order = [(pts, is_key) for pts, _, is_key, _ in packets if pts is not None]
     return FrameTable(
         pts=pts,
         keyframes=tuple(sorted(keyframes)) if formats & SEEKABLE else (),
         length=known[pts[-1]] or mean_length,
-        by_number=bool(reorders and list(known) == sorted(known)),
+        by_number=by_number,
+        leaves=leaves_of(order) if not by_number else frozenset(),
     )
 
 
-def shown_packets(container: Any, stream: Any) -> Iterator[tuple[int | None, int, bool]]:
-    """(pts, length, is_keyframe) of each packet whose frame is shown, in the order of decoding."""
+def shown_packets(container: Any, stream: Any) -> Iterator[tuple[int | None, int, bool, bool]]:
+    """(pts, length, is keyframe, is encrypted) of each packet whose frame is shown, in the order of decoding."""
     try:
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard:
-                yield packet.pts, packet.duration or 0, packet.is_keyframe
+                encrypted = packet.has_sidedata("encryption_info")
+                yield packet.pts, packet.duration or 0, packet.is_keyframe, encrypted
     except av.error.InvalidDataError:
         return  # the rest cannot be read; what came before it still counts
 
 
-def decoded_frames(container: Any, stream: Any, jumped: bool = False) -> Iterator[av.VideoFrame]:
-    """Frames from where the container stands; a packet that does not decode costs its frame and no more.
-
-    jumped: it was put there by a seek, perhaps between keyframes, where decoders make grey frames up.
-    """
-    packets = container.demux(stream)
-    if jumped:
-        packets = dropwhile(lambda packet: packet.size and not packet.is_keyframe, packets)
-    while True:
-        try:
-            yield from next(packets).decode()
-        except StopIteration:
-            return
-        except av.error.InvalidDataError:
-            continue
-
-
 def find_by_seeking(
     container: Any, stream: Any, targets: list[int], table: FrameTable
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(pts, frame) for the pts in targets (sorted), jumping to a keyframe where that saves decoding."""
-    frames = decoded_frames(container, stream)
-    frame = None
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
+    """(pts, frame) for the pts in targets (sorted), jumping to a keyframe where that saves decoding.
+
+    None instead of a frame that came and is damaged.
+    """
+    frames = judged(decoded(container, stream), table.leaves)
+    frame, sound = None, False
     position = table.keyframes[0] if table.keyframes else table.pts[0]  # where reading begins without a seek
     for target in targets:
         earlier = bisect_right(table.keyframes, target)
         if earlier and table.keyframes[earlier - 1] > position:
             position = table.keyframes[earlier - 1]
             if seek(container, stream, position):
-                frames, frame = decoded_frames(container, stream, jumped=True), None
+                frames = judged(decoded(container, stream, jumped=True), table.leaves)
+                frame = None
         while frame is None or frame.pts is None or frame.pts < target:
-            frame = next(frames, None)
+            frame, sound = next(frames, (None, False))
             if frame is None:
                 break
         if frame is not None:
             position = max(position, frame.pts)
             if frame.pts == target:
-                yield target, frame
+                yield target, frame if sound else None
 
 
 def find_in_order(
     container: Any, stream: Any, targets: list[int], table: FrameTable
-) -> Iterator[tuple[int, av.VideoFrame]]:
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """(pts, frame) for the pts in targets, reading all that comes before the last of them."""
     missing = set(targets)
-    for frame in decoded_frames(container, stream):
+    for frame, sound in judged(decoded(container, stream), table.leaves):
         if frame.pts in missing:
             missing.remove(frame.pts)
-            yield frame.pts, frame
+            yield frame.pts, frame if sound else None
         if not missing:
             return
 
 
 def find_by_number(
     container: Any, stream: Any, targets: list[int], table: FrameTable
-) -> Iterator[tuple[int, av.VideoFrame]]:
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """(number, frame) for the frame numbers in targets (sorted), counting frames as they come out."""
     missing = set(targets)
-    for number, frame in enumerate(decoded_frames(container, stream)):
+    frames = up_to_failure(decoded(container, stream))
+    for number, (frame, sound) in enumerate(judged(frames, table.leaves)):
         if number in missing:
-            yield number, frame
+            yield number, frame if sound else None
         if number == targets[-1]:
+            return
+
+
+def up_to_failure(frames: Iterable[av.VideoFrame | Failure]) -> Iterator[av.VideoFrame]:
+    """The frames before the first that did not decode: after it nobody knows the numbers of the others. A recording
+    that begins between keyframes fails at first, and that is no damage."""
+    begun = False
+    for frame in frames:
+        if not isinstance(frame, Failure):
+            begun = True
+            yield frame
+        elif begun:
             return
 
 

@@ -1,17 +1,19 @@
 """The same frames through decord, for comparison with code that uses it.
 
 It returns wrong frames, silently, of MPEG-TS, of clips with an edit list, of open groups of pictures and of
-B-frames in AVI, and one damaged frame costs the whole file. Prefer PyAV.
+B-frames in AVI. Damage it does not report at all, or it costs the whole file, and of several video streams it takes
+FFmpeg's choice. Prefer PyAV.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from .decode import DECODE_THREADS, VideoError
+from .containers import DECODE_THREADS, VideoError, check_pixels, open_stream
 
 
 class DecordReader:
@@ -27,9 +29,11 @@ class DecordReader:
             text = "backend 'decord' needs the package decord: pip install decord, or use backend 'pyav'"
             raise ImportError(text) from error
         self.path = path
+        with open_stream(path):  # decord itself opens playlists, and pictures of any size
+            pass
         self.errors = (RuntimeError, IndexError, decord.base.DECORDError)
         try:
-            self.reader = decord.VideoReader(str(path), num_threads=DECODE_THREADS)
+            self.reader = decord.VideoReader(str(path.absolute()), num_threads=DECODE_THREADS)
             spans = self.reader.get_frame_timestamp(np.arange(len(self.reader))).astype(np.float64)  # (n, 2)
         except self.errors as error:
             raise VideoError(f"{path}: decord cannot open it ({first_line(error)})") from error
@@ -46,9 +50,11 @@ class DecordReader:
             except self.errors as error:
                 text = f"decord cannot decode frame {number} ({first_line(error)})"
                 raise VideoError(f"{self.path}: {text}") from error
+            check_pixels(self.path, image.shape[1], image.shape[0])
             yield number, image
 
 
 def first_line(error: Exception) -> str:
-    """What decord says, without its stack trace."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What decord says, without the time of day and its stack trace."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[0-9:.]+\] ", "", line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,22 +10,27 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .decode import VideoError
+from .containers import MAX_PIXELS, VideoError
+
+logger = logging.getLogger(__name__)
 
 FOLDER_FPS = 2.0
 """Images a second where nothing else is said: LLaVA-Video's own training takes LLaVA-Hound's folders so."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-FORMATS = "jpeg_pipe,png_pipe,webp_pipe"
-"""What FFmpeg may take a file for, whatever its name says: no playlist, and no pattern of other files."""
+DECODERS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "mjpeg", b"RIFF": "webp"}
+"""How a file of each kind begins, and FFmpeg's decoder: the bytes decide, whatever the name says, and go to a decoder
+of pictures alone, so that no file can make it read another one."""
+OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+"""Else what is cut off comes out grey, and a picture of any size is decoded."""
 
 
 class FrameFolder:
     """Lists the images of one folder, then decodes those asked for; attributes as in PyAVReader.
 
     They come in the order of their names, numbers in names by value: frame2 before frame10. Where all names are
-    numbers these count the frames, and those that are missing are gaps. fps: images a second. Other files, and
-    hidden ones, are passed over. Raises VideoError naming the folder when it holds no image, or the image that is a
-    link to somewhere else.
+    numbers these count the frames, and those that are missing are gaps; the log says so where most are missing, as
+    when the names are times. fps: images a second. Other files, and hidden ones, are passed over. Raises VideoError
+    naming the folder when it holds no image, or the image that is a link to somewhere else.
     """
 
     promised = 0.0
@@ -41,6 +46,12 @@ class FrameFolder:
         places = _places([image.stem for image in self.images])
         self.times = places / fps
         self.duration = float((places[-1] + 1) / fps)
+        if self.duration * fps > 2 * len(places):
+            logger.warning(
+                "%s: most numbers are missing in the names of its images. They are taken for numbers of frames, so "
+                "that %d images last %g s at %g a second; if they are times, name the images 0, 1, 2, ...",
+                folder, len(places), self.duration, fps,
+            )  # fmt: skip
 
     def decode(self, numbers: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8 RGB) of each image asked for. Raises VideoError for one that is damaged."""
@@ -54,13 +65,19 @@ def read_image(path: Path) -> np.ndarray:
     Raises VideoError naming the file.
     """
     try:
-        data = io.BytesIO(path.read_bytes())
-        with av.open(data, options={"format_whitelist": FORMATS}) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.options = {"err_detect": "explode"}  # else what is cut off comes out grey
-            return next(container.decode(stream)).to_ndarray(format="rgb24")
-    except (av.FFmpegError, OSError, IndexError, StopIteration) as error:
-        raise VideoError(f"{path}: is no image that can be read, or is damaged or cut short") from error
+        data = path.read_bytes()
+        decoder = next((name for magic, name in DECODERS.items() if data.startswith(magic)), None)
+        if decoder is None:
+            raise ValueError("begins like none of these")
+        codec = av.CodecContext.create(decoder, "r")
+        codec.options = OPTIONS
+        (frame, *_) = [*codec.decode(av.Packet(data)), *codec.decode(None)]
+        return frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        kinds = f"JPEG, PNG or WebP of up to {MAX_PIXELS:,} pixels"
+        raise VideoError(
+            f"{path}: is no image that can be read ({kinds}), or is damaged or cut short"
+        ) from error
 
 
 def _is_image(path: Path) -> bool:

@@ -40,6 +40,7 @@ import numpy as np
 from numpy.random import Generator
 
 from ..once import make_once
+from . import encode
 from .cells import CELLS
 from .events import FADE_SLOTS, Event, draw_events
 from .questions import TIMES, ask_all
@@ -50,8 +51,8 @@ from .video import write_video
 VERSION = 2
 """Raise it when the same settings would give other clips or questions: older folders are then made anew."""
 SPLITS = ("train", "test")
-ENCODING = {"crf": 18, "options": {"preset": "veryfast"}}
-"""Colours and shapes come back as drawn, to a few grey levels; three times as fast as x264's default."""
+ENCODING = {"qp": 20, "options": {"preset": "superfast"}}
+"""Colours and shapes come back as drawn, to a few grey levels; twice as fast as x264's default."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def make_synthetic(
     if unknown := sorted(set(settings) - known):
         raise ValueError(f"unknown synthetic setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     spec = SyntheticSpec(num_train=num_train, num_test=num_test, seed=seed, **settings)
-    recorded = {"synthetic": VERSION, **dataclasses.asdict(spec)}
+    recorded = {"synthetic": VERSION, "encoding": encode.VERSION, **dataclasses.asdict(spec)}
     return make_once(folder, recorded, lambda partial: _write_splits(partial, spec))
 
 

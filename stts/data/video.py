@@ -6,12 +6,14 @@ import logging
 import math
 import os
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from .decode import PyAVReader, VideoError
+from .containers import MAX_PIXELS, VideoError
+from .decode import PyAVReader
 from .decode_decord import DecordReader
 from .encode import write_video
 from .frame_folder import FOLDER_FPS, FrameFolder
@@ -27,7 +29,7 @@ Reader = PyAVReader | DecordReader | FrameFolder
 SAMPLINGS = ("time", "transformers")
 
 END_SLACK = 0.1
-"""Seconds an `end` may lie past the clip: annotations are rounded to tenths."""
+"""Seconds an `end` may lie past the clip without a word: annotations are rounded to tenths."""
 MIN_DECODED = 0.5
 """Share of the chosen frames that must decode; with fewer the clip no longer shows what was asked for."""
 
@@ -42,6 +44,20 @@ class Clip:
     """(T,) float64 seconds from the first frame the video shows, increasing. Frames cut out by start and end
     keep the video's own clock; subtract `start` for times that begin at the cut."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.frames, np.ndarray) or self.frames.dtype != np.uint8:
+            kind = getattr(self.frames, "dtype", type(self.frames).__name__)
+            raise ValueError(f"frames are {kind}, must be a uint8 array: levels from 0 to 255")
+        if self.frames.ndim != 4 or self.frames.shape[3] != 3:
+            raise ValueError(f"frames have shape {self.frames.shape}, must be (T, H, W, 3), RGB")
+        times = np.asarray(self.timestamps)
+        if times.shape != self.frames.shape[:1]:
+            raise ValueError(
+                f"timestamps have shape {times.shape}, must be one a frame: {self.frames.shape[:1]}"
+            )
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any():
+            raise ValueError(f"timestamps are {times}, must be seconds that never fall")
+
 
 def read_video(
     path: str | os.PathLike[str],
@@ -53,26 +69,30 @@ def read_video(
     backend: Literal["auto", "pyav", "decord"] = "auto",
     sampling: Literal["time", "transformers"] = "time",
     folder_fps: float = FOLDER_FPS,
+    min_decoded: float = MIN_DECODED,
 ) -> Clip:
     """Take at most `frames` frames out of a video, none of them twice: a file, or a folder of images.
 
     start, end: seconds from the first shown frame; the range goes from the frame shown at `start` to the one
-    shown at `end`. size: side in pixels of square frames; None keeps them as stored. backend: "auto" is
-    "pyav", which is exact; "decord" is wrong on some files. sampling: "time" looks at instants, max_fps a
-    second and the last one, or, where those are too many, at `frames` evenly spaced ones; "transformers"
-    counts frames as transformers' Molmo2VideoProcessor does. folder_fps: images a second of a folder (FrameFolder).
+    shown at `end`, or to the last one where `end` lies past it, which the log then says. size: side in pixels of
+    square frames; None keeps them as stored. backend: "auto" is "pyav", which is exact; "decord" is wrong on some
+    files. sampling: "time" looks at instants, max_fps a second and the last one, or, where those are too many, at
+    `frames` evenly spaced ones; "transformers" counts frames as transformers' Molmo2VideoProcessor does. folder_fps:
+    images a second of a folder (FrameFolder). min_decoded: share of the chosen frames that must be sound.
 
-    Frames too damaged to decode are left out, with a warning in the log. Raises VideoError, naming file and
-    reason, when the file is missing, empty, no video or cut short, when the range lies outside it, when more than
-    half of the frames are damaged, and when an image of a folder is. Raises ValueError for a setting out of range.
+    Frames that are damaged, or predicted from a damaged one, are left out, with a warning in the log ("decord" may
+    return them). Raises VideoError, naming file and reason, when the file is missing, empty, encrypted, no video or
+    cut short, when its frames have more than MAX_PIXELS, when the range begins outside it, when fewer than
+    min_decoded of the frames are sound, and when an image of a folder is not. Raises ValueError for a setting out of
+    range.
     """
-    check_settings(frames, max_fps, size, backend, sampling, folder_fps)
+    check_settings(frames, max_fps, start, end, size, backend, sampling, folder_fps)
     path = Path(path)
     reader = open_reader(path, backend, folder_fps)
     numbers = choose(path, reader, frames, max_fps, start, end, sampling)
     pixels, found = collect(path, reader, numbers, size)
     if not found.all():
-        report_damage(path, int((~found).sum()), len(found))
+        report_damage(path, int((~found).sum()), len(found), min_decoded)
         pixels, numbers = pixels[found], numbers[found]
     return Clip(pixels, reader.times[numbers])
 
@@ -90,7 +110,7 @@ def probe_video(
 ) -> Clip:
     """What read_video returns, without the pixels: frames is (T, 0, 0, 3). Nothing is decoded, so damage inside a
     file is not found; raises as read_video does for everything else."""
-    check_settings(frames, max_fps, size, backend, sampling, folder_fps)
+    check_settings(frames, max_fps, start, end, size, backend, sampling, folder_fps)
     reader = open_reader(Path(path), backend, folder_fps)
     numbers = choose(Path(path), reader, frames, max_fps, start, end, sampling)
     return Clip(np.empty((len(numbers), 0, 0, 3), dtype=np.uint8), reader.times[numbers])
@@ -142,19 +162,40 @@ def collect(
 
 
 def check_settings(
-    frames: int, max_fps: float, size: int | None, backend: str, sampling: str, folder_fps: float
+    frames: int,
+    max_fps: float,
+    start: float | None,
+    end: float | None,
+    size: int | None,
+    backend: str,
+    sampling: str,
+    folder_fps: float,
 ) -> None:
-    if frames < 1:
-        raise ValueError(f"frames is {frames}, must be at least 1")
+    if not is_whole(frames) or frames < 1:
+        raise ValueError(f"frames is {frames!r}, must be a whole number, at least 1")
     for name, fps in (("max_fps", max_fps), ("folder_fps", folder_fps)):
-        if not (fps > 0 and math.isfinite(fps)):
-            raise ValueError(f"{name} is {fps}, must be a positive number of frames a second")
-    if size is not None and size < 1:
-        raise ValueError(f"size is {size}, must be at least 1 pixel, or None to keep frames as stored")
+        if not is_number(fps) or not (fps > 0 and math.isfinite(fps)):
+            raise ValueError(f"{name} is {fps!r}, must be a positive number of frames a second")
+    for name, second in (("start", start), ("end", end)):
+        if second is not None and not is_number(second):
+            raise ValueError(
+                f"{name} is {second!r}, must be a number of seconds, or None for that of the video"
+            )
+    if size is not None and (not is_whole(size) or not 1 <= size**2 <= MAX_PIXELS):
+        most = math.isqrt(MAX_PIXELS)
+        raise ValueError(f"size is {size!r}, must be 1 to {most} pixels, or None to keep frames as stored")
     if backend not in READERS:
         raise ValueError(f"backend is {backend!r}, must be one of {', '.join(READERS)}")
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}, must be one of {', '.join(SAMPLINGS)}")
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_file(path: Path) -> None:
@@ -179,19 +220,25 @@ def check_whole(path: Path, reader: Reader, end: float | None) -> None:
 
 
 def resolve_range(path: Path, duration: float, start: float | None, end: float | None) -> tuple[float, float]:
-    """(start, stop) in seconds, inside the clip; None stands for its ends."""
+    """(start, stop) in seconds, inside the clip; None stands for its ends, and so does an `end` that lies past it."""
     lasts = f"the clip lasts {duration:.3f} s"
     if start is not None and not 0 <= start < duration:
         raise VideoError(f"{path}: start is {start} s, must be at least 0 and before the end; {lasts}")
     start = 0.0 if start is None else float(start)
-    if end is not None and not start < end <= duration + END_SLACK:
-        raise VideoError(f"{path}: end is {end} s, must be after start ({start} s) and in the clip; {lasts}")
-    return start, duration if end is None else min(float(end), duration)
+    if end is None:
+        return start, duration
+    if not start < end < math.inf:
+        raise VideoError(f"{path}: end is {end} s, must be after start ({start} s) and finite; {lasts}")
+    if end > duration + END_SLACK:
+        logger.warning(
+            "%s: end is %g s, past the end of the file; %s, and is read to there", path, end, lasts
+        )
+    return start, min(float(end), duration)
 
 
-def report_damage(path: Path, num_missing: int, num_wanted: int) -> None:
+def report_damage(path: Path, num_missing: int, num_wanted: int, min_decoded: float) -> None:
     """Log how many frames never came; raise VideoError when they are too many."""
     text = f"{num_missing} of {num_wanted} chosen frames cannot be decoded, the file is damaged or cut short"
-    if num_wanted - num_missing < MIN_DECODED * num_wanted:
+    if num_wanted - num_missing < min_decoded * num_wanted:
         raise VideoError(f"{path}: {text}")
     logger.warning("%s: %s; they are left out", path, text)

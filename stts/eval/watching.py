@@ -115,17 +115,15 @@ def read_clip(question: Question, config: EvalConfig, size: int) -> Clip:
 def shown_until(question: Question, backend: str) -> float | None:
     """The second at which what is shown ends; None: at the end of the file.
 
-    An `end` past the last frame becomes that of the file, and the frame before end_frame is the last.
+    The frame before end_frame is the last.
     """
-    if question.end is None and question.end_frame is None:
-        return None
+    if question.end_frame is None:
+        return question.end
     reader = open_reader(question.video, backend, question.frame_fps or FOLDER_FPS)
     if reader.cut_short:  # then an end that lies past what is there must not pass
         return question.end
-    ends = [reader.duration] if question.end is None else [reader.duration, question.end]
-    if question.end_frame is not None:
-        ends.append(float(reader.times[min(question.end_frame, len(reader.times)) - 1]))
-    return min(ends)
+    last = float(reader.times[min(question.end_frame, len(reader.times)) - 1])
+    return last if question.end is None else min(question.end, last)
 
 
 def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
