@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data
+    pass
     from .chat import answer, load
     from .config import STTSConfig
     from .hosts import insert_stts

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from .data.events import SLOT_SECONDS
 from .data.evidence import evidence_windows
 from .data.processing import IGNORE
-from .data.questions import TIMES, VALUES, third_of
+from .data.questions import VALUES, third_of
+from .data.synthetic_spec import SLOT_SECONDS, TIMES
 
 Event = Mapping[str, Any]
 """{"colour", "shape", "start", "end", "box"} of a generated clip's row."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from .config import STTSConfig
-from .data.synthetic import SyntheticSpec, make_clip
+from .data.synthetic import make_clip
+from .data.synthetic_spec import SyntheticSpec
 from .eval.config import EvalConfig
 from .eval.report import print_results
 from .eval.runner import evaluate

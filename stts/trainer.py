@@ -25,14 +25,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .checkpoint import (
-    Progress,
-    checkpoint_path,
-    clean_up,
-    load_checkpoint,
-    resume,
-    save_checkpoint,
-)
+from .checkpoint import Progress, checkpoint_path, clean_up, load_checkpoint, resume, save_checkpoint
 from .data.collator import Collator
 from .data.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
 from .data.fit import Budget

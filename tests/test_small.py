@@ -23,7 +23,8 @@ from stts.curriculum import Curriculum, Run, Stage, run_curriculum
 from stts.data import Collator, VideoQADataset
 from stts.data.evidence import evidence_windows
 from stts.data.processing import VideoProcessor
-from stts.data.synthetic import SyntheticSpec, make_clip
+from stts.data.synthetic import make_clip
+from stts.data.synthetic_spec import SyntheticSpec
 from stts.models import ModelSpec, find_folder, load_model
 from stts.scenes import Scene, load_scenes
 from stts.sizes import SIZES, SMALL, TINY, Sizes

@@ -19,9 +19,10 @@ from stts.data.datasets import load_data
 from stts.data.events import Event
 from stts.data.evidence import evidence_windows
 from stts.data.questions import ask_all
-from stts.data.render import COLOURS, SHAPES, render_clip, shape_mask
+from stts.data.render import render_clip, shape_mask
 from stts.data.rows import checked_rows, read_jsonl, row_messages
-from stts.data.synthetic import SyntheticSpec, conversation, make_clip, make_synthetic
+from stts.data.synthetic import conversation, make_clip, make_synthetic
+from stts.data.synthetic_spec import COLOURS, SHAPES, SyntheticSpec
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
 

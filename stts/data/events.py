@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
-from .render import COLOURS, SHAPES
+from .synthetic_spec import COLOURS, FADE_SLOTS, SHAPES, SLOT_SECONDS
 
 if TYPE_CHECKING:
-    from .synthetic import SyntheticSpec
-
-SLOT_SECONDS = 0.5
-FADE_SLOTS = 4
-"""Slots over which a fading event appears: no two neighbouring frames differ by much."""
+    from .synthetic_spec import SyntheticSpec
 
 
 @dataclass(frozen=True)

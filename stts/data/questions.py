@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from numpy.random import Generator
 
 from .events import Event
-from .render import COLOURS, SHAPES
+from .synthetic_spec import COLOURS, SHAPES, TIMES
 
 if TYPE_CHECKING:
-    from .synthetic import SyntheticSpec
+    from .synthetic_spec import SyntheticSpec
 
 VALUES = {"colour": tuple(COLOURS), "shape": SHAPES}
-TIMES = ("early", "middle", "late")
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 
 

@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
+from .synthetic_spec import COLOURS
+
 if TYPE_CHECKING:
     from .events import Event
-    from .synthetic import SyntheticSpec
+    from .synthetic_spec import SyntheticSpec
 
-COLOURS = {
-    "blue": (40, 70, 235),
-    "cyan": (40, 215, 225),
-    "green": (30, 170, 50),
-    "magenta": (215, 50, 210),
-    "red": (225, 35, 35),
-    "yellow": (235, 215, 40),
-}
-"""RGB of the events; everything else is grey."""
-SHAPES = ("cross", "ring", "square", "triangle")
 BACKGROUND = (70, 150)
 """Darkest and brightest block, in grey levels of 255."""
 TEXTURE = 10
