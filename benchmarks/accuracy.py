@@ -23,7 +23,8 @@ from rich.table import Table
 from stts.cli import from_dict, launch
 from stts.comparison import Arm, Recipe, compare
 from stts.config import STTSConfig
-from stts.data.spec import DataSpec, load_data
+from stts.data.load import load_data
+from stts.data.spec import DataSpec
 from stts.eval.records import read_predictions, write_json
 from stts.eval.tasks.base import BenchmarkSpec, Question
 from stts.eval.tasks.registry import load_questions

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.data.spec import prepare_data
+from stts.data.load import prepare_data
 from stts.next_command import suggest
 from stts.run_config import CheckConfig, RunConfig
 

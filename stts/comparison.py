@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 
 from .config import STTSConfig
 from .data import VideoQADataset
+from .data.load import DataPaths
 from .data.processing import VideoProcessor
-from .data.spec import DataPaths
 from .eval.config import EvalConfig
 from .eval.records import write_json
 from .eval.runner import evaluate

@@ -18,8 +18,8 @@ from .comparison import Arm, Recipe, compare
 from .config import STTSConfig
 from .data import VideoError, read_video
 from .data.evidence import evidence_windows
+from .data.load import DataPaths
 from .data.processing import VideoProcessor
-from .data.spec import DataPaths
 from .eval.records import write_json
 from .eval.tasks.base import Question
 from .kept import kept_of

@@ -10,7 +10,7 @@ import pytest
 from stts import STTSConfig, answer, demo
 from stts.comparison import Recipe, compare
 from stts.data import read_video
-from stts.data.spec import DataPaths
+from stts.data.load import DataPaths
 from stts.demo import Policy, filmed_clip, run_demo
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from .collator import Collator
     from .datasets import Mixture, VideoQADataset, training_data
     from .decode import VideoError
+    from .load import load_data, prepare_data
     from .processing import VideoProcessor
     from .prompts import multiple_choice_prompt
-    from .spec import DataSpec, load_data, prepare_data
+    from .spec import DataSpec
     from .video import Clip, read_video, write_video
 
 __all__ = [
@@ -38,9 +39,9 @@ _HOME = {
     "VideoError": "decode",
     "VideoProcessor": "processing",
     "VideoQADataset": "datasets",
-    "load_data": "spec",
+    "load_data": "load",
     "multiple_choice_prompt": "prompts",
-    "prepare_data": "spec",
+    "prepare_data": "load",
     "read_video": "video",
     "training_data": "datasets",
     "write_video": "video",

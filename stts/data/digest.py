@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .spec import DataSpec, load_data
+from .load import load_data
+from .spec import DataSpec
 
 KEY = "digest"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from ..cli import from_dict
@@ -118,47 +116,3 @@ def _parts(datasets: Mapping[str, Any]) -> dict[str, DataSpec]:
         except ValueError as error:
             raise ValueError(f"data.datasets.{name}: {error}") from error
     return parts
-
-
-@dataclass(frozen=True)
-class DataPaths:
-    """Files to read: JSONL for training and for testing (None = there is none) and the root of the videos."""
-
-    train: Path
-    test: Path | None
-    root: Path | None
-
-
-def prepare_data(spec: DataSpec) -> None:
-    """Find all data of a spec, as load_data does, before anything slow begins."""
-    for part in spec.datasets.values() if spec.name == "mixture" else [spec]:
-        load_data(part)
-
-
-def load_data(spec: DataSpec, default_folder: str | PathLike = "outputs/data/synthetic") -> DataPaths:
-    """Find the data of one dataset, generating or converting it first where it is not there as JSONL.
-
-    Raises ValueError when a file of the spec does not exist.
-    """
-    if spec.name == "mixture":
-        raise ValueError("data=mixture has several files and none to test on; choose one dataset")
-    if spec.name == "synthetic":
-        from .synthetic import make_synthetic  # writes videos: an encoder that reading needs not
-
-        folder = Path(make_synthetic(spec.folder or default_folder, **spec.settings))
-        return DataPaths(folder / "train.jsonl", folder / "test.jsonl", folder)
-    if spec.root is not None and not Path(spec.root).is_dir():
-        raise ValueError(f"data.root is {spec.root}, no such folder")
-    if spec.name != "jsonl":
-        from .readers import convert
-
-        return DataPaths(*convert(spec))
-    paths = DataPaths(
-        Path(spec.annotations),
-        Path(spec.test_annotations) if spec.test_annotations else None,
-        Path(spec.root) if spec.root else None,
-    )
-    for key, path in (("annotations", paths.train), ("test_annotations", paths.test)):
-        if path is not None and not path.is_file():
-            raise ValueError(f"data.{key} is {path}, no such file")
-    return paths

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...data.load import load_data
 from ...data.rows import answer_index, check_row, read_jsonl, resolve_video, row_options
-from ...data.spec import DataSpec, load_data
+from ...data.spec import DataSpec
 from .base import BenchmarkSpec, Question
 
 
