@@ -10,7 +10,8 @@ from stts.config import STTSConfig
 from stts.eval.config import warn_if_untrained
 from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
-from stts.eval.sweep import SweepConfig, cell_config, finish_sweep, made_of
+from stts.eval.sweep import finish_sweep
+from stts.eval.sweep_config import SweepConfig, cell_config, made_of
 from stts.models import ModelSpec, find_folder, load_model
 from stts.next_command import suggest
 from stts.relaunch import start_all_processes

@@ -19,9 +19,10 @@ from stts.chat import load
 from stts.cli import CONFIG_DIR, launch
 from stts.eval.config import EvalConfig
 from stts.eval.cost import measure_cost
-from stts.eval.pareto import Point, find_trades, frontier
+from stts.eval.pareto import COSTS, Point, find_trades, frontier
 from stts.eval.statistics import share_interval
-from stts.eval.sweep import COSTS, SweepConfig, cell_config, print_sweep, summarize_sweep, with_unit
+from stts.eval.sweep import print_sweep, summarize_sweep, with_unit
+from stts.eval.sweep_config import SweepConfig, cell_config
 from stts.eval.sweep_figure import draw_sweep
 from stts.eval.tasks.base import Question
 from stts.flops import multiply_adds

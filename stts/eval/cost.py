@@ -21,7 +21,8 @@ from ..flops import FRAME_MARKERS, multiply_adds
 from .config import EvalConfig
 from .plan import Run
 from .records import write_json
-from .sweep import SweepConfig, read_records
+from .sweep import read_records
+from .sweep_config import SweepConfig
 from .tasks.base import Question
 from .watching import read_clip, seen_evidence
 

@@ -11,6 +11,9 @@ import numpy as np
 
 from .statistics import difference_interval, share_interval
 
+COSTS = ("seconds", "visual_tokens")
+"""What accuracy is held against."""
+
 
 def name_cell(frames: int, prune_ratio: float, policy: str) -> str:
     return f"{frames} frames, {f'{policy} {prune_ratio:.0%}' if prune_ratio else 'whole'}"
@@ -111,3 +114,7 @@ def find_trades(points: Sequence[Point], by: str, tolerance: float = 0.05) -> li
                 gain = more.accuracy - fewer.accuracy
                 trades.append(Trade(more, fewer, by, gain, interval, cost_ratio))
     return sorted(trades, key=lambda trade: -trade.gain)
+
+
+def frontier_by(points: Sequence[Point], by: str) -> list[Point]:
+    return frontier(points, lambda point: getattr(point, by))

@@ -13,8 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..lettering import drawable
 from ..visualize import save_figure
-from .pareto import Point
-from .sweep import COSTS, frontier_by
+from .pareto import COSTS, Point, frontier_by
 
 LABELS = {"seconds": "seconds per video", "visual_tokens": "visual tokens per video"}
 DASHES = ("-", "--", ":", "-.")
