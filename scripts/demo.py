@@ -7,7 +7,7 @@ from typing import Any
 
 from stts.cli import from_dict, launch
 from stts.config import STTSConfig
-from stts.models import ModelSpec
+from stts.model_folders import ModelSpec
 from stts.next_command import suggest
 
 

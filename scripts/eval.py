@@ -11,7 +11,8 @@ from stts.eval.compare import print_compared
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.tasks import BenchmarkSpec
-from stts.models import ModelSpec, find_folder, load_model
+from stts.model_folders import ModelSpec, find_folder
+from stts.models import load_model
 from stts.next_command import of_model, suggest
 from stts.relaunch import start_all_processes
 from stts.run_names import named_after_weights

@@ -12,7 +12,8 @@ from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
 from stts.eval.sweep import finish_sweep
 from stts.eval.sweep_config import SweepConfig, cell_config, made_of
-from stts.models import ModelSpec, find_folder, load_model
+from stts.model_folders import ModelSpec, find_folder
+from stts.models import load_model
 from stts.next_command import suggest
 from stts.relaunch import start_all_processes
 from stts.run_names import named_after_weights

@@ -16,7 +16,8 @@ from .data.fit import past_context
 from .data.processing import VideoProcessor, multiple_choice_prompt
 from .data.video import Clip
 from .folder_checks import one_line
-from .models import ModelSpec, default_device, load_model
+from .model_folders import ModelSpec
+from .models import default_device, load_model
 from .molmo2 import STTSMolmo2ForConditionalGeneration
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .durable import remove_folder, remove_leftovers, whole_folder
-from .models import quiet_transformers
+from .model_folders import quiet_transformers
 from .rng import set_rng_state
 
 if TYPE_CHECKING:

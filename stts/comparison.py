@@ -26,7 +26,8 @@ from .eval.config import EvalConfig
 from .eval.records import write_json
 from .eval.runner import evaluate
 from .eval.tasks.base import Question
-from .models import ModelSpec, default_device, find_folder, load_model
+from .model_folders import ModelSpec, find_folder
+from .models import default_device, load_model
 from .train import train
 from .train_config import LearningRates, TrainConfig
 from .visualize import draw_curves

@@ -23,7 +23,7 @@ from transformers import Molmo2Config
 
 from .config import STTSConfig
 from .durable import whole_folder
-from .models import check_folder
+from .model_folders import check_folder
 from .once import MARKER
 from .published import (
     HEAD,

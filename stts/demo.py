@@ -23,7 +23,8 @@ from .data.processing import VideoProcessor
 from .eval.records import write_json
 from .eval.tasks.base import Question
 from .kept import kept_of
-from .models import ModelSpec, default_device, load_model
+from .model_folders import ModelSpec
+from .models import default_device, load_model
 from .visualize import draw_kept
 from .windows import window_grid
 

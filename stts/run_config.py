@@ -16,7 +16,7 @@ from .config import STTSConfig
 from .data.spec import DataSpec
 from .eval.config import EvalConfig
 from .eval.tasks import BenchmarkSpec
-from .models import ModelSpec
+from .model_folders import ModelSpec
 from .train_config import ParallelConfig, TrainConfig
 
 

@@ -11,7 +11,8 @@ import pytest
 from stts import STTSConfig, answer
 from stts.chat import load, prompt_inputs
 from stts.data import Clip
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 
 
 def clip_of(frames: int) -> Clip:

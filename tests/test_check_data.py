@@ -15,7 +15,8 @@ from stts.data.check import check_data, measure_epoch
 from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
 from stts.data.feed import Feed, FeedSpec
 from stts.data.fit import Budget
-from stts.models import ModelSpec, load_processor
+from stts.model_folders import ModelSpec
+from stts.models import load_processor
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = {"frames": 4}

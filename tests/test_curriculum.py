@@ -24,7 +24,8 @@ from stts.data.rows import read_jsonl
 from stts.data.synthetic import make_synthetic
 from stts.data.synthetic_spec import SyntheticSpec
 from stts.grounding import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 from stts.scenes import Conversation, Scene, load_scenes, without_options
 from stts.tiny import shipped_folder
 from stts.tiny_card import install, score

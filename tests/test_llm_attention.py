@@ -14,7 +14,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, crea
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.flex import BLOCK, block_mask
 from stts.llm_attention import choose_llm_attention, llm_block_mask
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 from stts.packing import plan_packing
 
 

@@ -15,7 +15,8 @@ from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.data import Collator, VideoQADataset
 from stts.eval.config import warn_if_untrained
 from stts.folder_checks import SCORER_PREFIX, check_finite
-from stts.models import ModelSpec, find_folder, load_model
+from stts.model_folders import ModelSpec, find_folder
+from stts.models import load_model
 
 
 @pytest.fixture(scope="module")

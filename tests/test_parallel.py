@@ -22,7 +22,8 @@ from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.order import Order
 from stts.durable import read_rows
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 from stts.parallel import units
 from stts.tracking import Tracker
 from stts.train_config import ParallelConfig

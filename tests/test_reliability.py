@@ -16,7 +16,8 @@ import torch
 from stts import STTSConfig
 from stts.data import VideoQADataset
 from stts.model_card import read_front_matter
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 from stts.stopping import end_on_sigterm
 from stts.train import TrainConfig, WandbConfig, train
 

@@ -25,7 +25,8 @@ from stts.data.evidence import evidence_windows
 from stts.data.processing import VideoProcessor
 from stts.data.synthetic import make_clip
 from stts.data.synthetic_spec import SyntheticSpec
-from stts.models import ModelSpec, find_folder, load_model
+from stts.model_folders import ModelSpec, find_folder
+from stts.models import load_model
 from stts.scenes import Scene, load_scenes
 from stts.sizes import SIZES, SMALL, TINY, Sizes
 from stts.tiny import SHIPPED, build_config, make_tiny

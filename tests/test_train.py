@@ -14,7 +14,8 @@ from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.order import Order
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 from stts.train import Interrupted, LearningRates, TrainConfig, train
 from stts.trainer import Trainer
 

@@ -20,7 +20,8 @@ from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
 from stts.data.feed import BadData
 from stts.data.order import Order, Place
 from stts.durable import read_rows
-from stts.models import ModelSpec, load_model
+from stts.model_folders import ModelSpec
+from stts.models import load_model
 from stts.optim import lr_factor, set_lr
 from stts.train import Interrupted, train
 from stts.trainer import Trainer

@@ -37,7 +37,8 @@ from stts.data.damage import Failure, judged, leaves_of
 from stts.data.encode import to_yuv420
 from stts.data.pixels import resize_frames
 from stts.data.video import Clip, probe_video
-from stts.models import ModelSpec, load_processor
+from stts.model_folders import ModelSpec
+from stts.models import load_processor
 
 EVERY = {"frames": 1000, "max_fps": 1000}
 """Settings that take every frame."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import STTSConfig
-from ..models import says_trained
+from ..model_folders import says_trained
 
 logger = logging.getLogger(__name__)
 

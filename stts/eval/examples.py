@@ -17,7 +17,8 @@ from ..data.evidence import evidence_items, evidence_scores
 from ..data.processing import VideoProcessor
 from ..data.prompts import LETTERS
 from ..kept import PICTURE_SIDE, KeptVideo, kept_of
-from ..models import ModelSpec, load_model
+from ..model_folders import ModelSpec
+from ..models import load_model
 from ..visualize import draw_kept
 from .config import EvalConfig
 from .html_report import Example, Section

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cli import USAGE_ERROR, from_dict
 from ..config import STTSConfig
-from ..models import ModelSpec
+from ..model_folders import ModelSpec
 from ..run_config import VideoConfig
 from .config import EvalConfig
 from .records import check_settings
