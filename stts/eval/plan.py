@@ -10,8 +10,8 @@ from typing import Any
 
 from ..cli import USAGE_ERROR, from_dict
 from ..config import STTSConfig
+from ..data.video_config import VideoConfig
 from ..model_folders import ModelSpec
-from ..run_config import VideoConfig
 from .config import EvalConfig
 from .records import check_settings
 from .tasks import BenchmarkSpec, Question
