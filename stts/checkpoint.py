@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .durable import remove_folder, remove_leftovers, whole_folder
+from .files.durable import remove_folder, remove_leftovers, whole_folder
 from .model_folders import quiet_transformers
 from .rng import set_rng_state
 

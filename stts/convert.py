@@ -22,9 +22,10 @@ from torch import Tensor
 from transformers import Molmo2Config
 
 from .config import STTSConfig
-from .durable import whole_folder
+from .files.durable import whole_folder
+from .files.make_once import MARKER
+from .files.shards import Shapes
 from .model_folders import check_folder
-from .once import MARKER
 from .published import (
     HEAD,
     SCORER,
@@ -46,7 +47,6 @@ from .published_config import (
 from .weights import (
     MODEL_FILE,
     SHARDED_FOLDER,
-    Shapes,
     Weights,
     find_checkpoint,
     open_checkpoint,

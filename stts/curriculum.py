@@ -31,9 +31,9 @@ from .data.pixels import normalize
 from .data.processing import VideoProcessor
 from .data.questions import VALUES
 from .data.synthetic import make_synthetic
+from .files.make_once import make_once
 from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss
 from .models import default_device
-from .once import make_once
 from .optim import build_optimizer, freeze, set_lr
 from .scenes import Conversation, Scene, load_scenes
 from .sizes import SIZES

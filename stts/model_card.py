@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .config import STTSConfig
-from .durable import read_rows
+from .files.durable import read_rows
 from .settings import read_settings
 
 if TYPE_CHECKING:

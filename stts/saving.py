@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import save_model, save_tensors
-from .durable import PARTIAL, whole_folder
+from .files.durable import PARTIAL, whole_folder
 from .lora import load_adapters, merged, save_adapters
 from .parallel import SHARDS, gather, in_one_piece, is_sharded, read_shards, write_shards
 from .train_config import TrainConfig

@@ -11,7 +11,7 @@ import yaml
 
 from .checkpoint import newest_checkpoint
 from .data.digest import KEY
-from .durable import write_whole
+from .files.durable import write_whole
 
 NAME = "config.yaml"
 _LOST = "put the file back, or give another output_dir"

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from .data import synthetic
-from .once import make_once
+from .files.make_once import make_once
 from .sizes import HEAD_DIM, TINY, Sizes
 
 VERSION = 2

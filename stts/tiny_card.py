@@ -19,9 +19,9 @@ from .eval.report import print_results
 from .eval.runner import evaluate
 from .eval.tasks.base import BenchmarkSpec, Question
 from .eval.tasks.data import load_test_rows
+from .files.make_once import MARKER
 from .model_folders import ModelSpec
 from .models import default_device, load_model
-from .once import MARKER
 from .tiny import SHIPPED
 
 MAX_FRAMES = 128

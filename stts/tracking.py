@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .checkpoint import evaluation_folder
-from .durable import append_rows, keep_rows, read_rows
+from .files.durable import append_rows, keep_rows, read_rows
 from .metrics import scorer_trouble
 from .provenance import provenance
 from .run_config import WandbConfig

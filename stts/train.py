@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .checkpoint import is_finished, newest_checkpoint, read_progress, step_of
-from .lock import only_run
+from .files.lock import only_run
 from .run_config import WandbConfig
 from .settings import check_output_dir, make_output_dir, write_settings
 from .startup import describe

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from kills import killed_at
 
-from stts import durable
-from stts.durable import (
+from stts.files import durable
+from stts.files.durable import (
     append_rows,
     keep_rows,
     read_rows,

@@ -23,7 +23,7 @@ from stts.data.order import Place
 from stts.data.processing import IGNORE
 from stts.data.shorten import shorten
 from stts.data.video import VideoError
-from stts.durable import read_rows
+from stts.files.durable import read_rows
 
 WINDOWS = 4
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stts import STTSConfig
-from stts.durable import append_rows
+from stts.files.durable import append_rows
 from stts.model_card import front_matter, read_front_matter, run_card
 
 SETTINGS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stts.once import MARKER, make_once
+from stts.files.make_once import MARKER, make_once
 
 
 class Builder:

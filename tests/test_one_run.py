@@ -22,7 +22,7 @@ from stts import STTSConfig
 from stts.checkpoint import checkpoints, newest_checkpoint
 from stts.data import DataSpec, VideoQADataset
 from stts.data.digest import with_digests
-from stts.lock import NAME, only_run
+from stts.files.lock import NAME, only_run
 from stts.model_folders import ModelSpec
 from stts.models import load_model
 from stts.settings import check_output_dir, make_output_dir, read_settings, write_settings
@@ -57,7 +57,7 @@ def test_the_folder_of_a_run_is_its_own_until_its_process_ends(tmp_path, monkeyp
     other = context.Process(target=held, args=(tmp_path, ready))
     other.start()
     assert ready.wait(60)
-    monkeypatch.setattr("stts.lock.PATIENCE", 0.0)
+    monkeypatch.setattr("stts.files.lock.PATIENCE", 0.0)
     model, processor, data = setup()
     named = rf"output_dir is {tmp_path}, in which another process is training; .* give another output_dir"
     with pytest.raises(ValueError, match=named):

@@ -21,7 +21,7 @@ from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.order import Order
-from stts.durable import read_rows
+from stts.files.durable import read_rows
 from stts.model_folders import ModelSpec
 from stts.models import load_model
 from stts.parallel import units

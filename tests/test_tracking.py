@@ -10,7 +10,7 @@ import torch
 
 from stts import tracking
 from stts.checkpoint import evaluation_folder
-from stts.durable import append_rows
+from stts.files.durable import append_rows
 from stts.provenance import git_state
 from stts.run_config import WandbConfig
 from stts.tracking import Tracker

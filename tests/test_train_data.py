@@ -19,7 +19,7 @@ from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
 from stts.data.feed import BadData
 from stts.data.order import Order, Place
-from stts.durable import read_rows
+from stts.files.durable import read_rows
 from stts.model_folders import ModelSpec
 from stts.models import load_model
 from stts.optim import lr_factor, set_lr

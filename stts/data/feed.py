@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..durable import append_rows, read_rows
+from ..files.durable import append_rows, read_rows
 from .ahead import ahead
 from .collator import Collator, Example
 from .datasets import Mixture

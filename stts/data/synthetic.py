@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from ..once import make_once
+from ..files.make_once import make_once
 from . import encode
 from .events import Event, draw_events
 from .questions import ask_all

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.prompts import LETTERS
-from ..durable import write_whole
+from ..files.durable import write_whole
 from .tasks.base import Question
 
 Record = dict[str, Any]

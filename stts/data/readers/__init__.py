@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...once import make_once
+from ...files.make_once import make_once
 from ..rows import check_row
 from .entry import Broken, Entry, Reader, Unused
 
