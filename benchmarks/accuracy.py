@@ -22,7 +22,6 @@ from rich.table import Table
 
 from stts.cli import from_dict, launch
 from stts.comparison import Arm, Recipe, compare
-from stts.config import STTSConfig
 from stts.data.load import load_data
 from stts.data.spec import DataSpec
 from stts.eval.records import read_predictions, write_json
@@ -30,6 +29,7 @@ from stts.eval.tasks.base import BenchmarkSpec, Question
 from stts.eval.tasks.registry import load_questions
 from stts.model_folders import ModelSpec
 from stts.provenance import provenance
+from stts.pruning.config import STTSConfig
 
 KEYS = {"accuracy": "accuracy", "evidence_recall": "evidence kept"}
 ALL = "all"

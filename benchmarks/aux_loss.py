@@ -17,8 +17,8 @@ from figures import figure, hardware, lines
 from torch import Tensor
 from torch.nn import functional as F
 
-from stts.losses import temporal_aux_loss
-from stts.windows import square_grid, to_windows
+from stts.pruning.losses import temporal_aux_loss
+from stts.pruning.windows import square_grid, to_windows
 
 WINDOWS, PATCHES = 81, 729
 

@@ -22,8 +22,8 @@ from presets import PRESETS, build_model, make_inputs, preset_config
 from speed import prefill
 
 import stts.molmo2_backbone
-import stts.policies
-import stts.vit
+import stts.pruning.policies
+import stts.pruning.vit
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.llm_attention import choose_llm_attention
 
@@ -106,14 +106,14 @@ def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, floa
 
 def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any, str, str]]:
     """(owner, attribute, part) of every call that is timed."""
-    inner, vit = model.model, stts.vit
+    inner, vit = model.model, stts.pruning.vit
     tower, biased = inner.vision_tower, model.stts.insert_after + 1
     yield tower.patch_embedding, "forward", "patch embedding"
     for i, block in enumerate(tower.layers):
         pruned_part = "biased block" if i == biased else "ragged blocks"
         yield block, "forward", pruned_part if model.stts.prune_ratio and i >= biased else "dense blocks"
     yield tower.scorer, "score_windows", "scorer"
-    yield stts.policies, "select_windows", "select"
+    yield stts.pruning.policies, "select_windows", "select"
     yield vit, "key_bias", "select"
     for name in ("plan_survivors", "pack"):
         yield vit, name, "plan and gather"

@@ -12,9 +12,9 @@ from common import megabytes, parser, prepare, print_table, run_steps, write_res
 from figures import figure, hardware, lines
 from torch import Tensor
 
-from stts.packing import bin_slots, pack, plan_bins, plan_packing, unpack
-from stts.selection import num_dropped, select_windows
-from stts.windows import spread
+from stts.pruning.packing import bin_slots, pack, plan_bins, plan_packing, unpack
+from stts.pruning.selection import num_dropped, select_windows
+from stts.pruning.windows import spread
 
 GRID, POOL, WINDOWS, PATCHES = (27, 27), 3, 81, 729
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import Molmo2Config
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.layout import BatchLayout
-from stts.windows import window_index
+from stts.pruning.layout import BatchLayout
+from stts.pruning.windows import window_index
 
 TEXT_PER_FRAME, TEXT_TOKENS = 6, 64
 """Of a timestamp such as " 12.5 ", and of prompt, question and answer."""

@@ -32,9 +32,9 @@ from speed_figure import draw
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.compiled import compile_layers
-from stts.config import BACKENDS
 from stts.flops import limit, vision_limit
 from stts.llm_attention import choose_llm_attention
+from stts.pruning.config import BACKENDS
 
 MODES = ("train", "prefill", "vit", "generate")
 POLICY_OF = {"pruned": "scorer", "after-vit": "evs", "tome": "tome"}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.config import STTSConfig
 from stts.model_folders import ModelSpec
 from stts.next_command import suggest
+from stts.pruning.config import STTSConfig
 
 
 def main(config: dict[str, Any]) -> None:

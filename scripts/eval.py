@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.config import STTSConfig
 from stts.eval.compare import print_compared
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
@@ -14,6 +13,7 @@ from stts.eval.tasks import BenchmarkSpec
 from stts.model_folders import ModelSpec, find_folder
 from stts.models import load_model
 from stts.next_command import of_model, suggest
+from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes
 from stts.run_names import named_after_weights
 from stts.settings import write_settings
@@ -40,9 +40,9 @@ def main(config: dict[str, Any]) -> int | None:
 
     import torch
 
-    from stts.attention import describe_attention
     from stts.eval.report import print_group, print_results
     from stts.eval.runner import evaluate
+    from stts.pruning.attention import describe_attention
     from stts.trainer import join_processes
 
     processes = join_processes()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.config import STTSConfig
 from stts.eval.config import warn_if_untrained
 from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
@@ -15,6 +14,7 @@ from stts.eval.sweep_config import SweepConfig, cell_config, made_of
 from stts.model_folders import ModelSpec, find_folder
 from stts.models import load_model
 from stts.next_command import suggest
+from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes
 from stts.run_names import named_after_weights
 from stts.settings import write_settings

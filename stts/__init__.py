@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     pass
     from .chat import answer, load
-    from .config import STTSConfig
     from .hosts import insert_stts
-    from .losses import temporal_aux_loss
     from .molmo2 import STTSMolmo2ForConditionalGeneration
-    from .scorer import STTSScorer
-    from .selection import attention_bias, prune_tokens, select_windows
+    from .pruning.config import STTSConfig
+    from .pruning.losses import temporal_aux_loss
+    from .pruning.scorer import STTSScorer
+    from .pruning.selection import attention_bias, prune_tokens, select_windows
 
 __version__ = "0.1.0"
 
@@ -36,16 +36,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "STTSConfig": "config",
+    "STTSConfig": "pruning.config",
     "STTSMolmo2ForConditionalGeneration": "molmo2",
-    "STTSScorer": "scorer",
+    "STTSScorer": "pruning.scorer",
     "answer": "chat",
-    "attention_bias": "selection",
+    "attention_bias": "pruning.selection",
     "insert_stts": "hosts",
     "load": "chat",
-    "prune_tokens": "selection",
-    "select_windows": "selection",
-    "temporal_aux_loss": "losses",
+    "prune_tokens": "pruning.selection",
+    "select_windows": "pruning.selection",
+    "temporal_aux_loss": "pruning.losses",
 }
 
 

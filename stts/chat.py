@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import STTSConfig
 from .data.collator import Collator
 from .data.fit import past_context
 from .data.processing import VideoProcessor, multiple_choice_prompt
@@ -19,6 +18,7 @@ from .folder_checks import one_line
 from .model_folders import ModelSpec
 from .models import default_device, load_model
 from .molmo2 import STTSMolmo2ForConditionalGeneration
+from .pruning.config import STTSConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from .config import STTSConfig
 from .data import VideoQADataset
 from .data.load import DataPaths
 from .data.processing import VideoProcessor
@@ -28,6 +27,7 @@ from .eval.runner import evaluate
 from .eval.tasks.base import Question
 from .model_folders import ModelSpec, find_folder
 from .models import default_device, load_model
+from .pruning.config import STTSConfig
 from .train import train
 from .train_config import LearningRates, TrainConfig
 from .visualize import draw_curves

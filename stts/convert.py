@@ -21,11 +21,11 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from torch import Tensor
 from transformers import Molmo2Config
 
-from .config import STTSConfig
 from .files.durable import whole_folder
 from .files.make_once import MARKER
 from .files.shards import Shapes
 from .model_folders import check_folder
+from .pruning.config import STTSConfig
 from .published import (
     HEAD,
     SCORER,

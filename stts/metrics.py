@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .data.processing import IGNORE
-from .windows import first_frames
+from .pruning.windows import first_frames
 
 
 def count(batch: dict[str, Any]) -> dict[str, int]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .config import STTSConfig
 from .files.durable import read_rows
+from .pruning.config import STTSConfig
 from .settings import read_settings
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import STTSConfig
 from .folder_checks import BadFolder, one_line
 from .model_folders import (
     PATH_KEY,
@@ -16,6 +15,7 @@ from .model_folders import (
     quiet_transformers,
     says_trained,
 )
+from .pruning.config import STTSConfig
 from .sizes import SIZES
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2VisionModel,
 )
 
-from .attention import install
-from .config import STTSConfig
 from .data.pixels import normalize
 from .images import check_image_tokens, in_placeholder_order, video_placeholders
-from .layout import BatchLayout
-from .policies import View, choose
-from .survivors import Survivors, compact_positions, keep_tokens, plan_survivors
-from .visual import VisualTokens
-from .vit import PrunedFeatures, build_scorer, run_dense, run_pruned
-from .windows import Grid, window_grid, window_index
+from .pruning.attention import install
+from .pruning.config import STTSConfig
+from .pruning.layout import BatchLayout
+from .pruning.policies import View, choose
+from .pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
+from .pruning.visual_tokens import VisualTokens
+from .pruning.vit import PrunedFeatures, build_scorer, run_dense, run_pruned
+from .pruning.windows import Grid, window_grid, window_index
 
 
 @dataclass(frozen=True)

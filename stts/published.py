@@ -16,7 +16,7 @@ from transformers import Molmo2Config
 
 from .files.shards import Shapes
 from .molmo2 import STTSMolmo2ForConditionalGeneration
-from .scorer import PUBLISHED_NAMES
+from .pruning.scorer import PUBLISHED_NAMES
 from .weights import Weights
 
 HEAD = "transformer.ff_out.weight"

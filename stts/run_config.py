@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 from .cli import from_dict
-from .config import STTSConfig
 from .data.spec import DataSpec
 from .data.video_config import VideoConfig
 from .eval.config import EvalConfig
 from .eval.tasks import BenchmarkSpec
 from .model_folders import ModelSpec
+from .pruning.config import STTSConfig
 from .train_config import ParallelConfig, TrainConfig
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from .config import STTSConfig
 from .data.synthetic import make_clip
 from .data.synthetic_spec import SyntheticSpec
 from .eval.config import EvalConfig
@@ -22,6 +21,7 @@ from .eval.tasks.data import load_test_rows
 from .files.make_once import MARKER
 from .model_folders import ModelSpec
 from .models import default_device, load_model
+from .pruning.config import STTSConfig
 from .tiny import SHIPPED
 
 MAX_FRAMES = 128

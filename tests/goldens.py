@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionConfig
 
-from stts.config import STTSConfig
 from stts.molmo2_backbone import STTSVisionModel
-from stts.scorer import STTSScorer
+from stts.pruning.config import STTSConfig
+from stts.pruning.scorer import STTSScorer
 
 FOLDER = Path(__file__).parent / "data" / "goldens"
 _NAMES = {

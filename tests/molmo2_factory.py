@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Molmo2Config
 
-from stts.windows import window_index
+from stts.pruning.windows import window_index
 
 PATCH_ID, FRAME_START, FRAME_END, IMAGE_START, IMAGE_END = 50, 51, 52, 53, 54
 IMAGE = "image"

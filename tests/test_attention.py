@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from stts import STTSConfig, insert_stts
-from stts.attention import biased_attention, choose_backend, describe_attention, ragged_attention
-from stts.packing import Packing, plan_packing
+from stts.pruning.attention import biased_attention, choose_backend, describe_attention, ragged_attention
+from stts.pruning.packing import Packing, plan_packing
 
 
 @pytest.mark.parametrize("head_dim", [8, 12, 72])
@@ -84,9 +84,9 @@ def slow_flash(monkeypatch):
         assert implementation == "flash_attention_2"
         return (None, varlen, None, None, None), (None, None)
 
-    monkeypatch.setattr("stts.attention.is_flash_attn_2_available", lambda: True)
-    monkeypatch.setattr("stts.attention.is_flash_attn_3_available", lambda: False)
-    monkeypatch.setattr("stts.attention.lazy_import_flash_attention", lazy_import)
+    monkeypatch.setattr("stts.pruning.attention.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("stts.pruning.attention.is_flash_attn_3_available", lambda: False)
+    monkeypatch.setattr("stts.pruning.attention.lazy_import_flash_attention", lazy_import)
     return calls
 
 
@@ -161,7 +161,7 @@ def test_the_whole_model_is_the_same_on_every_backend(slow_flash):
 
 def test_flash_attention_that_is_not_there_says_so(monkeypatch):
     for version in (2, 3):
-        monkeypatch.setattr(f"stts.attention.is_flash_attn_{version}_available", lambda: False)
+        monkeypatch.setattr(f"stts.pruning.attention.is_flash_attn_{version}_available", lambda: False)
     packing, inputs = ragged(3, 9, 8)
     with pytest.raises(ValueError, match="neither FlashAttention 2 nor 3 can be used here"):
         ragged_attention(*inputs, packing, 0.35, "flash")
@@ -222,7 +222,7 @@ def test_bias_channel_agrees_with_a_mask_on_a_gpu(dtype):
 
 def test_what_attends_is_described(monkeypatch):
     for version in (2, 3):
-        monkeypatch.setattr(f"stts.attention.is_flash_attn_{version}_available", lambda: False)
+        monkeypatch.setattr(f"stts.pruning.attention.is_flash_attn_{version}_available", lambda: False)
     model = build(attention="bins")
     expected = "ViT sdpa, biased block sdpa, ragged blocks bins, LLM sdpa"
     assert describe_attention(model) == expected

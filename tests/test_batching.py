@@ -9,7 +9,7 @@ from test_molmo2 import build, greedy_by_hand, plain_twin, slow_row, slow_video
 from torch import Tensor
 from torch.nn import functional as F
 
-from stts.layout import BatchLayout
+from stts.pruning.layout import BatchLayout
 
 EXAMPLES = [[7], [1], [IMAGE], [], [IMAGE, 4], [2, IMAGE, 5, IMAGE], [3, 3]]
 TEXT = {"input_ids": 0, "attention_mask": 0, "mm_token_type_ids": 0}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stts.data.collator import Collator
 from stts.data.processing import IGNORE
-from stts.windows import window_index
+from stts.pruning.windows import window_index
 
 PAD, PATCH = 0, 1
 WINDOWS, PATCHES = 4, 9  # 3 x 3 patches in windows of 2 x 2: some of them are -1

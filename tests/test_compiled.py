@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
-import stts.attention
+import stts.pruning.attention
 import stts.startup
 from stts import STTSConfig
 from stts.compiled import compile_layers
@@ -48,7 +48,7 @@ def fresh_compiler():
 
 
 def test_layers_compile_whole_and_a_handful_of_times_for_batches_of_any_size(tiny_folder, clips, monkeypatch):
-    monkeypatch.setitem(stts.attention._BACKENDS, "varlen", masked)
+    monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
     model, _, dataset = start(tiny_folder, clips, attention="varlen")
     batches = []
     for frames, size in ((4, 1), (3, 2), (5, 3)):
@@ -74,7 +74,7 @@ def test_layers_compile_whole_and_a_handful_of_times_for_batches_of_any_size(tin
 def test_a_compiled_run_learns_the_same_and_saves_under_the_same_names(
     tiny_folder, clips, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(stts.attention._BACKENDS, "varlen", masked)
+    monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
     monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
     compiler = CompileCounterWithBackend("eager")
     monkeypatch.setattr(stts.startup, "compile_layers", functools.partial(compile_layers, backend=compiler))

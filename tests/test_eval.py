@@ -29,7 +29,6 @@ from transformers import Molmo2ForConditionalGeneration
 
 import stts.eval.watching as watching
 from stts.cli import CONFIG_DIR, explain
-from stts.config import STTSConfig
 from stts.data import VideoError, VideoProcessor, multiple_choice_prompt, read_video, write_video
 from stts.eval.config import EvalConfig
 from stts.eval.records import Records, check_settings, write_json
@@ -37,10 +36,11 @@ from stts.eval.report import print_results
 from stts.eval.runner import evaluate
 from stts.eval.tasks import Question
 from stts.eval.tasks.subtitles import Subtitles
-from stts.layout import BatchLayout
 from stts.molmo2 import STTSMolmo2ForConditionalGeneration
+from stts.pruning.config import STTSConfig
+from stts.pruning.layout import BatchLayout
+from stts.pruning.visual_tokens import VisualTokens
 from stts.tiny import make_tiny
-from stts.visual import VisualTokens
 
 ROOT = CONFIG_DIR.parent
 WINDOWS = 9

@@ -12,11 +12,11 @@ from goldens import FOLDER, case, golden, golden_vit, our_name
 from torch import Tensor
 
 from stts import STTSScorer, attention_bias, select_windows, temporal_aux_loss
-from stts.attention import KeyBias, install
-from stts.config import STTSConfig
-from stts.packing import bin_slots, plan_bins, plan_packing, put_back_lone_frames, unpack
-from stts.selection import num_dropped
-from stts.windows import to_windows
+from stts.pruning.attention import KeyBias, install
+from stts.pruning.config import STTSConfig
+from stts.pruning.packing import bin_slots, plan_bins, plan_packing, put_back_lone_frames, unpack
+from stts.pruning.selection import num_dropped
+from stts.pruning.windows import to_windows
 
 SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 

@@ -6,8 +6,8 @@ from goldens import case
 from torch.nn import functional as F
 
 from stts import temporal_aux_loss
-from stts.losses import novelty
-from stts.similarity import neighbor_similarity
+from stts.pruning.losses import novelty
+from stts.pruning.similarity import neighbor_similarity
 
 CASES = [("single", [6]), ("two_videos", [5, 3]), ("grid27", [4, 3])]
 

@@ -15,8 +15,8 @@ from molmo2_factory import tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.attention import install
-from stts.vit import run_pruned
+from stts.pruning.attention import install
+from stts.pruning.vit import run_pruned
 
 
 @pytest.fixture

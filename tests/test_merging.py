@@ -8,9 +8,9 @@ from molmo2_factory import make_inputs
 from test_molmo2 import attend, build, slow_adapter, slow_block, slow_row
 from torch import Tensor
 
-from stts.merging import match_windows, merge, merged_sizes
-from stts.selection import num_dropped
-from stts.windows import from_windows, to_windows, window_index
+from stts.pruning.merging import match_windows, merge, merged_sizes
+from stts.pruning.selection import num_dropped
+from stts.pruning.windows import from_windows, to_windows, window_index
 
 
 def directions(*degrees: float) -> Tensor:

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Molmo2ForConditionalGeneration
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.layout import BatchLayout
-from stts.windows import window_index
+from stts.pruning.layout import BatchLayout
+from stts.pruning.windows import window_index
 
 ROWS = [[4], [7], []]  # a video a row, and a row of text
 

@@ -6,7 +6,7 @@ from goldens import case
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts.packing import bin_slots, pack, plan_bins, plan_packing, unpack
+from stts.pruning.packing import bin_slots, pack, plan_bins, plan_packing, unpack
 
 masks = st.integers(1, 6).flatmap(
     lambda f: st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=f, max_size=f)

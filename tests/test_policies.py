@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stts import STTSConfig, insert_stts
-from stts.config import POLICIES
-from stts.layout import BatchLayout
-from stts.policies import RANKINGS, View, choose, kept_evenly
-from stts.selection import explore, num_dropped, select_windows
+from stts.pruning.config import POLICIES
+from stts.pruning.layout import BatchLayout
+from stts.pruning.policies import RANKINGS, View, choose, kept_evenly
+from stts.pruning.selection import explore, num_dropped, select_windows
 
 PRUNING = [policy for policy in POLICIES if policy not in ("none", "given")]
 STEADY = [policy for policy in PRUNING if policy != "random"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stts import attention_bias, prune_tokens, select_windows
-from stts.selection import num_dropped
+from stts.pruning.selection import num_dropped
 
 RATIOS = (0.3, 0.5, 0.8)
 videos = st.lists(st.integers(1, 7), min_size=1, max_size=4)

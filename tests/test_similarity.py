@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stts import similarity
-from stts.similarity import neighbor_similarity
-from stts.windows import to_windows
+from stts.pruning import similarity
+from stts.pruning.similarity import neighbor_similarity
+from stts.pruning.windows import to_windows
 
 
 def plain(x: Tensor, pool_width: int, grid: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stts import STTSConfig
-from stts.selection import num_dropped
+from stts.pruning.selection import num_dropped
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts.layout import BatchLayout
-from stts.survivors import compact_positions, keep_tokens, plan_survivors
+from stts.pruning.layout import BatchLayout
+from stts.pruning.sequence import compact_positions, keep_tokens, plan_survivors
 
 rows = st.integers(1, 4).flatmap(
     lambda b: st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=b, max_size=b)

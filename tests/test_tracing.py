@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from stts.attention import ragged_attention
-from stts.packing import Packing, plan_packing
+from stts.pruning.attention import ragged_attention
+from stts.pruning.packing import Packing, plan_packing
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from molmo2_factory import make_inputs, tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.visual import VisualTokens
+from stts.pruning.visual_tokens import VisualTokens
 
 VIDEO = ("pixel_values_videos", "video_token_pooling", "video_grids")
 

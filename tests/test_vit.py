@@ -5,11 +5,11 @@ import torch
 from goldens import PUBLISHED_SCORER, case, golden, golden_vit, our_name
 from torch import nn
 
-from stts.config import STTSConfig
-from stts.losses import temporal_aux_loss
 from stts.molmo2_backbone import STTSVisionModel
-from stts.packing import unpack
-from stts.vit import PrunedFeatures
+from stts.pruning.config import STTSConfig
+from stts.pruning.losses import temporal_aux_loss
+from stts.pruning.packing import unpack
+from stts.pruning.vit import PrunedFeatures
 
 SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 LARGE = {"name": "vit_weights_grid27", "heads": 2, "grid": 27, "patch": 2}

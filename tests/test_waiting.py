@@ -11,9 +11,9 @@ from molmo2_factory import make_inputs, tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.config import POLICIES
-from stts.layout import BatchLayout
 from stts.llm_attention import BLOCK_SPARSE
+from stts.pruning.config import POLICIES
+from stts.pruning.layout import BatchLayout
 
 DROPPING = [
     policy for policy in POLICIES if policy != "none"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.molmo2.video_processing_molmo2 import arange_for_pooling
 
-from stts.windows import first_frames, previous_frame, resolve_grid, spread, to_windows, window_index
+from stts.pruning.windows import first_frames, previous_frame, resolve_grid, spread, to_windows, window_index
 
 grids = st.tuples(st.integers(1, 11), st.integers(1, 11))
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import STTSConfig
-from ..selection import num_dropped
-from ..windows import window_grid
+from ..pruning.config import STTSConfig
+from ..pruning.selection import num_dropped
+from ..pruning.windows import window_grid
 from .datasets import Mixture, VideoQADataset
 from .fit import Budget, Size, look_ahead
 from .foreign import row_notes

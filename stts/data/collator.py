@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..layout import BatchLayout
-from ..selection import num_dropped
+from ..pruning.layout import BatchLayout
+from ..pruning.selection import num_dropped
 from .fit import Budget, Size, decreasing, first_fit
 from .processing import IGNORE
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from ..folder_checks import check_frame_size, one_line, read_config
-from ..windows import window_grid, window_index
+from ..pruning.windows import window_grid, window_index
 from .pixels import patchify, resize_frames
 from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
 

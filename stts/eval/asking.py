@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..data.collator import Collator
 from ..data.processing import VideoProcessor
-from ..layout import BatchLayout
-from ..visual import VisualTokens
+from ..pruning.layout import BatchLayout
+from ..pruning.visual_tokens import VisualTokens
 from .answers import letter_token_ids, parse_letter
 from .config import EvalConfig
 from .tasks.base import Question

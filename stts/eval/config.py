@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import STTSConfig
 from ..model_folders import says_trained
+from ..pruning.config import STTSConfig
 
 logger = logging.getLogger(__name__)
 

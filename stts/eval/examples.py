@@ -12,13 +12,13 @@ import yaml
 from torch import nn
 
 from ..cli import from_dict
-from ..config import STTSConfig
 from ..data.evidence import evidence_items, evidence_scores
 from ..data.processing import VideoProcessor
 from ..data.prompts import LETTERS
 from ..kept import PICTURE_SIDE, KeptVideo, kept_of
 from ..model_folders import ModelSpec
 from ..models import load_model
+from ..pruning.config import STTSConfig
 from ..visualize import draw_kept
 from .config import EvalConfig
 from .html_report import Example, Section

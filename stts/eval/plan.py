@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..cli import USAGE_ERROR, from_dict
-from ..config import STTSConfig
 from ..data.video_config import VideoConfig
 from ..model_folders import ModelSpec
+from ..pruning.config import STTSConfig
 from .config import EvalConfig
 from .records import check_settings
 from .tasks import BenchmarkSpec, Question

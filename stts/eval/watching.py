@@ -18,7 +18,7 @@ from ..data.evidence import evidence_items, evidence_scores
 from ..data.frame_folder import FOLDER_FPS
 from ..data.processing import VideoProcessor
 from ..data.video import Clip, open_reader, read_video
-from ..windows import window_grid
+from ..pruning.windows import window_grid
 from .config import EvalConfig
 from .tasks.base import Question
 

@@ -52,7 +52,7 @@ class STTSConfig:
     """Keep the auxiliary loss from reaching the ViT through its targets (the published code lets it)."""
     center_targets: bool = False
     """Take a video's mean window out of its windows before they are compared for the auxiliary loss, so that what
-    all windows share cannot make every target small (stts.losses.novelty)."""
+    all windows share cannot make every target small (stts.pruning.losses.novelty)."""
     score_noise: float = 0.0
     """Exploration while training: how much Gumbel noise is added to the logits of the scores before the windows are
     ranked. At 1 the kept windows are drawn without replacement, odds in proportion to s / (1 - s); 0: none."""

@@ -81,7 +81,7 @@ def run_pruned(
     blocks: transformers layers, called as block(x, None, ...), their config prepared by attention.install; x:
     (F, R + N, D) embedded tokens, num_prefix = R; frames_per_video: T of each video, summing to F; collect: the
     zero-based blocks whose outputs are wanted; window_scores: (F, W) for policy "given". Raises ValueError for a
-    policy that acts after the ViT, and as stts.policies.given does.
+    policy that acts after the ViT, and as stts.pruning.policies.given does.
     """
     check_frames(len(x), frames_per_video)
     if config.stage not in ("frames", "vit"):

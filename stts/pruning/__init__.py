@@ -1,0 +1,1 @@
+"""The method, and no host: scores of windows, what is kept, attention over survivors."""
