@@ -15,7 +15,7 @@ from common import measure, parser, prepare, print_table, timing_fields, write_r
 from figures import bars, figure, hardware
 
 from stts.data import read_video, write_video
-from stts.data.pixels import patchify
+from stts.data.video.pixels import patchify
 
 PATCH = 14
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .data.collator import Collator
 from .data.fit import past_context
 from .data.processing import VideoProcessor, multiple_choice_prompt
-from .data.video import Clip
+from .data.video.read import Clip
 from .folder_checks import one_line
 from .model_folders import ModelSpec
 from .models import default_device, load_model

@@ -27,10 +27,10 @@ from transformers import Molmo2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .data.collator import Collator
-from .data.pixels import normalize
 from .data.processing import VideoProcessor
 from .data.questions import VALUES
 from .data.synthetic import make_synthetic
+from .data.video.pixels import normalize
 from .files.make_once import make_once
 from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss
 from .models import default_device

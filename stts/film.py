@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .data.encode import write_video
+from .data.video.encode import write_video
 from .kept import KeptVideo
 from .sheet import LEFT, LINE, axes_at, draw_frame, draw_shares, draw_title, heat_map, heat_norm
 from .visualize import dim_dropped

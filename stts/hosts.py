@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionModel
 from transformers.utils import ModelOutput
 
-from .data.pixels import normalize
+from .data.video.pixels import normalize
 from .pruning.attention import install
 from .pruning.config import STTSConfig
 from .pruning.packing import Packing, unpack

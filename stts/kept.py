@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .chat import answer, prompt_inputs
 from .data.processing import VideoProcessor
-from .data.video import Clip, read_video
+from .data.video.read import Clip, read_video
 from .drawing import DrawingConfig
 from .eval.answers import parse_letter
 

@@ -17,7 +17,7 @@ from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2VisionModel,
 )
 
-from .data.pixels import normalize
+from .data.video.pixels import normalize
 from .images import check_image_tokens, in_placeholder_order, video_placeholders
 from .pruning.attention import install
 from .pruning.config import STTSConfig

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .data.pixels import unpatchify
+from .data.video.pixels import unpatchify
 
 
 def first_video(batch: dict[str, Any], keep_windows: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from .cli import from_dict
 from .data.spec import DataSpec
-from .data.video_config import VideoConfig
+from .data.video.config import VideoConfig
 from .eval.config import EvalConfig
 from .eval.tasks import BenchmarkSpec
 from .model_folders import ModelSpec

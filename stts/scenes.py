@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .data.processing import IGNORE, MULTIMODAL_TOKENS, VideoProcessor
 from .data.rows import read_jsonl, resolve_video
-from .data.video import read_video
+from .data.video.read import read_video
 from .grounding import window_labels
 
 MAX_FRAMES = 128

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .data.pixels import resize_frames
+from .data.video.pixels import resize_frames
 from .lettering import drawable
 
 MAX_COLUMNS = 12

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from stts.checkpoint import newest_checkpoint
 from stts.cli import CONFIG_DIR, explain, from_dict, launch
 from stts.config_files import documented_keys
-from stts.data.video_config import VideoConfig
+from stts.data.video.config import VideoConfig
 from stts.run_config import RunConfig, WandbConfig
 from stts.settings import flatten
 from stts.train_config import LearningRates, LoraSettings, ParallelConfig, TrainConfig

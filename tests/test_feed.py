@@ -22,7 +22,7 @@ from stts.data.fit import Budget, Size, look_ahead
 from stts.data.order import Place
 from stts.data.processing import IGNORE
 from stts.data.shorten import shorten
-from stts.data.video import VideoError
+from stts.data.video.read import VideoError
 from stts.files.durable import read_rows
 
 WINDOWS = 4

@@ -15,8 +15,8 @@ from PIL import Image
 from stts import STTSConfig
 from stts.data import DataSpec, VideoError, VideoQADataset, load_data, read_video, training_data
 from stts.data.check import check_data
-from stts.data.frame_folder import FOLDER_FPS
 from stts.data.rows import checked_rows
+from stts.data.video.frame_folder import FOLDER_FPS
 from stts.eval.config import EvalConfig
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows

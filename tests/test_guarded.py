@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from stts.data import VideoError, VideoQADataset, read_video, write_video
-from stts.data import video as video_module
-from stts.data.guarded import GuardedReader
-from stts.data.video import Clip, probe_video
+from stts.data.video import read as video_module
+from stts.data.video.guarded import GuardedReader
+from stts.data.video.read import Clip, probe_video
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 
@@ -114,7 +114,7 @@ def test_a_forked_process_has_a_helper_of_its_own(folder, reader):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
 def test_a_helper_does_not_outlive_a_process_that_is_killed(folder):
     code = (
-        "import sys, time; from stts.data.guarded import GuardedReader; g = GuardedReader(9);"
+        "import sys, time; from stts.data.video.guarded import GuardedReader; g = GuardedReader(9);"
         "g(sys.argv[1], 2); print(g.helper[1], flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stts.data.collator import Collator
-from stts.data.pixels import patchify, unpatchify
+from stts.data.video.pixels import patchify, unpatchify
 from stts.overlays import draw_batch, first_video
 
 

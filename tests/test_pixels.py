@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stts.data.pixels import normalize, patchify, resize_frames
+from stts.data.video.pixels import normalize, patchify, resize_frames
 
 GOLDEN = load_file(Path(__file__).parent / "data" / "pixels.safetensors")
 SIZES = {"up": 126, "tall": 84, "noise": 126}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.molmo2.video_processing_molmo2 import Molmo2VideoProcessor
 
-from stts.data.sampling import (
+from stts.data.video.sampling import (
     choose_frames,
     frames_at,
     frames_at_any,

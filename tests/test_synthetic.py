@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts.data import encode, read_video
+from stts.data import read_video
 from stts.data.cells import CELLS
 from stts.data.datasets import load_data
 from stts.data.events import Event
@@ -23,6 +23,7 @@ from stts.data.render import render_clip, shape_mask
 from stts.data.rows import checked_rows, read_jsonl, row_messages
 from stts.data.synthetic import conversation, make_clip, make_synthetic
 from stts.data.synthetic_spec import COLOURS, SHAPES, SyntheticSpec
+from stts.data.video import encode
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
 
@@ -417,6 +418,6 @@ def test_clips_of_an_older_encoding_are_made_anew(tmp_path: Path, monkeypatch: p
     clip.write_bytes(b"bytes of another encoder")
     make_synthetic(tmp_path / "clips", **settings)
     assert clip.read_bytes() == b"bytes of another encoder"
-    monkeypatch.setattr("stts.data.encode.VERSION", encode.VERSION + 1)
+    monkeypatch.setattr("stts.data.video.encode.VERSION", encode.VERSION + 1)
     make_synthetic(tmp_path / "clips", **settings)
     assert len(read_video(clip, frames=2).frames) == 2

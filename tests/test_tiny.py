@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrain
 from stts.data.processing import MULTIMODAL_TOKENS, VideoProcessor
 from stts.data.synthetic import conversation, make_clip
 from stts.data.synthetic_spec import SyntheticSpec
-from stts.data.video import Clip
+from stts.data.video.read import Clip
 from stts.tiny import EXTRA_TOKENS, make_tiny
 
 

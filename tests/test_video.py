@@ -30,13 +30,14 @@ from painted import (
 )
 
 from stts import STTSConfig
-from stts.data import DataSpec, VideoError, containers, decode, read_video, write_video
+from stts.data import DataSpec, VideoError, read_video, write_video
 from stts.data.check import check_data
-from stts.data.containers import FORMATS
-from stts.data.damage import Failure, judged, leaves_of
-from stts.data.encode import to_yuv420
-from stts.data.pixels import resize_frames
-from stts.data.video import Clip, probe_video
+from stts.data.video import containers, decode
+from stts.data.video.containers import FORMATS
+from stts.data.video.damage import Failure, judged, leaves_of
+from stts.data.video.encode import to_yuv420
+from stts.data.video.pixels import resize_frames
+from stts.data.video.read import Clip, probe_video
 from stts.model_folders import ModelSpec
 from stts.models import load_processor
 

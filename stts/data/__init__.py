@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .collator import Collator
     from .datasets import Mixture, VideoQADataset, training_data
-    from .decode import VideoError
     from .load import load_data, prepare_data
     from .processing import VideoProcessor
     from .prompts import multiple_choice_prompt
     from .spec import DataSpec
-    from .video import Clip, read_video, write_video
+    from .video.decode import VideoError
+    from .video.read import Clip, read_video, write_video
 
 __all__ = [
     "Clip",
@@ -32,19 +32,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "Clip": "video",
+    "Clip": "video.read",
     "Collator": "collator",
     "DataSpec": "spec",
     "Mixture": "datasets",
-    "VideoError": "decode",
+    "VideoError": "video.decode",
     "VideoProcessor": "processing",
     "VideoQADataset": "datasets",
     "load_data": "load",
     "multiple_choice_prompt": "prompts",
     "prepare_data": "load",
-    "read_video": "video",
+    "read_video": "video.read",
     "training_data": "datasets",
-    "write_video": "video",
+    "write_video": "video.read",
 }
 
 

@@ -23,14 +23,14 @@ from ..pruning.windows import window_grid
 from .datasets import Mixture, VideoQADataset
 from .fit import Budget, Size, look_ahead
 from .foreign import row_notes
-from .guarded import GuardedReader
 from .load import load_data
 from .order import Order
 from .processing import IGNORE, VideoProcessor
 from .rowfile import index_rows
 from .rows import check_row, row_messages
 from .spec import DataSpec
-from .video import probe_video, read_video
+from .video.guarded import GuardedReader
+from .video.read import probe_video, read_video
 
 
 @dataclass(frozen=True)

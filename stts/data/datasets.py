@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import Dataset
 
 from .evidence import evidence_items, evidence_scores
-from .frame_folder import FOLDER_FPS
-from .guarded import GuardedReader
 from .load import DataPaths, load_data
 from .processing import VideoProcessor
 from .rowfile import RowFile
 from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
 from .spec import DataSpec
-from .video import Clip, read_video
+from .video.frame_folder import FOLDER_FPS
+from .video.guarded import GuardedReader
+from .video.read import Clip, read_video
 
 logger = logging.getLogger(__name__)
 

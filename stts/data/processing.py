@@ -26,11 +26,11 @@ from transformers import (
 
 from ..folder_checks import check_frame_size, one_line, read_config
 from ..pruning.windows import window_grid, window_index
-from .pixels import patchify, resize_frames
 from .prompts import LETTERS, Message, check_messages, multiple_choice_prompt
+from .video.pixels import patchify, resize_frames
 
 if TYPE_CHECKING:
-    from .video import Clip
+    from .video.read import Clip
 
 __all__ = ["IGNORE", "LETTERS", "VideoProcessor", "multiple_choice_prompt"]
 

@@ -39,13 +39,13 @@ import numpy as np
 from numpy.random import Generator
 
 from ..files.make_once import make_once
-from . import encode
 from .events import Event, draw_events
 from .questions import ask_all
 from .render import render_clip
 from .rows import row_messages
 from .synthetic_spec import COLOURS, VERSION, SyntheticSpec
-from .video import write_video
+from .video import encode
+from .video.read import write_video
 
 SPLITS = ("train", "test")
 ENCODING = {"qp": 20, "options": {"preset": "superfast"}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli import USAGE_ERROR, from_dict
-from ..data.video_config import VideoConfig
+from ..data.video.config import VideoConfig
 from ..model_folders import ModelSpec
 from ..pruning.config import STTSConfig
 from .config import EvalConfig

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.decode import VideoError
 from ..data.evidence import evidence_items, evidence_scores
-from ..data.frame_folder import FOLDER_FPS
 from ..data.processing import VideoProcessor
-from ..data.video import Clip, open_reader, read_video
+from ..data.video.decode import VideoError
+from ..data.video.frame_folder import FOLDER_FPS
+from ..data.video.read import Clip, open_reader, read_video
 from ..pruning.windows import window_grid
 from .config import EvalConfig
 from .tasks.base import Question

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..chat import load, warn_past_context
 from ..data.collator import Collator
 from ..data.processing import IGNORE
-from ..data.video import Clip, read_video
+from ..data.video.read import Clip, read_video
 
 PASSED_ON = ("max_new_tokens", "do_sample", "temperature", "top_p", "num_beams")
 """What of a task's generation_kwargs goes to generate; `until` ends the reply."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .decode import VideoError
-from .video import Clip, read_video
+from .read import Clip, read_video
 
 PR_SET_PDEATHSIG = 1
 PATIENCE = 1.0
