@@ -16,7 +16,7 @@ from stts.next_command import suggest
 def main(config: dict[str, Any]) -> None:
     """Train through the curriculum, score the result on held-out clips; put the tiny model into the package."""
     from stts.curriculum import Curriculum, run_curriculum
-    from stts.data.synthetic_spec import SyntheticSpec
+    from stts.data.synthetic.spec import SyntheticSpec
     from stts.tiny_card import install, score
 
     names = [field.name for field in dataclasses.fields(Curriculum)]

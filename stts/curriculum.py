@@ -28,8 +28,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .data.collator import Collator
 from .data.processing import VideoProcessor
-from .data.questions import VALUES
-from .data.synthetic import make_synthetic
+from .data.synthetic.clips import make_synthetic
+from .data.synthetic.questions import VALUES
 from .data.video.pixels import normalize
 from .files.make_once import make_once
 from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss

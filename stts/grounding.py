@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .data.evidence import evidence_windows
 from .data.processing import IGNORE
-from .data.questions import VALUES, third_of
-from .data.synthetic_spec import SLOT_SECONDS, TIMES
+from .data.synthetic.questions import VALUES, third_of
+from .data.synthetic.spec import SLOT_SECONDS, TIMES
 
 Event = Mapping[str, Any]
 """{"colour", "shape", "start", "end", "box"} of a generated clip's row."""

@@ -1,6 +1,6 @@
 """A Molmo2 of 0.7 million parameters that needs no download: transformers' own class in an ordinary folder.
 
-It fits the clips of stts.data.synthetic: 72 px frames of 9 x 9 patches, 9 windows of 3 x 3. Six ViT blocks
+It fits the clips of stts.data.synthetic.clips: 72 px frames of 9 x 9 patches, 9 windows of 3 x 3. Six ViT blocks
 leave room for the whole method: scores after block 3, key bias in block 4, block 5 on kept patches only,
 features of blocks 5 and 4 for the adapter. The same code makes larger ones (stts/sizes.py).
 
@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .data import synthetic
+from .data.synthetic import clips as synthetic
 from .files.make_once import make_once
 from .sizes import HEAD_DIM, TINY, Sizes
 

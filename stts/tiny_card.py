@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .data.synthetic import make_clip
-from .data.synthetic_spec import SyntheticSpec
+from .data.synthetic.clips import make_clip
+from .data.synthetic.spec import SyntheticSpec
 from .eval.config import EvalConfig
 from .eval.report import print_results
 from .eval.runner import evaluate

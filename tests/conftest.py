@@ -24,7 +24,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six training clips of 2 s with 3 questions each, two test clips."""
-    from stts.data.synthetic import make_synthetic
+    from stts.data.synthetic.clips import make_synthetic
 
     folder = tmp_path_factory.mktemp("data") / "clips"
     return make_synthetic(folder, num_train=6, num_test=2, slots=5, questions_per_clip=3, seed=1)

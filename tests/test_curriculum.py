@@ -21,8 +21,8 @@ from stts.curriculum import Curriculum, Run, Stage, run_curriculum
 from stts.data import read_video
 from stts.data.processing import IGNORE, VideoProcessor
 from stts.data.rows import read_jsonl
-from stts.data.synthetic import make_synthetic
-from stts.data.synthetic_spec import SyntheticSpec
+from stts.data.synthetic.clips import make_synthetic
+from stts.data.synthetic.spec import SyntheticSpec
 from stts.grounding import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.model_folders import ModelSpec
 from stts.models import load_model

@@ -23,8 +23,8 @@ from stts.curriculum import Curriculum, Run, Stage, run_curriculum
 from stts.data import Collator, VideoQADataset
 from stts.data.evidence import evidence_windows
 from stts.data.processing import VideoProcessor
-from stts.data.synthetic import make_clip
-from stts.data.synthetic_spec import SyntheticSpec
+from stts.data.synthetic.clips import make_clip
+from stts.data.synthetic.spec import SyntheticSpec
 from stts.model_folders import ModelSpec, find_folder
 from stts.models import load_model
 from stts.scenes import Scene, load_scenes

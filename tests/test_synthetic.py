@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from stts.data import read_video
-from stts.data.cells import CELLS
 from stts.data.datasets import load_data
-from stts.data.events import Event
 from stts.data.evidence import evidence_windows
-from stts.data.questions import ask_all
-from stts.data.render import render_clip, shape_mask
 from stts.data.rows import checked_rows, read_jsonl, row_messages
-from stts.data.synthetic import conversation, make_clip, make_synthetic
-from stts.data.synthetic_spec import COLOURS, SHAPES, SyntheticSpec
+from stts.data.synthetic.clips import conversation, make_clip, make_synthetic
+from stts.data.synthetic.events import Event
+from stts.data.synthetic.kinds import CELLS
+from stts.data.synthetic.questions import ask_all
+from stts.data.synthetic.render import render_clip, shape_mask
+from stts.data.synthetic.spec import COLOURS, SHAPES, SyntheticSpec
 from stts.data.video import encode
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrainedTokenizerBase
 
 from stts.data.processing import MULTIMODAL_TOKENS, VideoProcessor
-from stts.data.synthetic import conversation, make_clip
-from stts.data.synthetic_spec import SyntheticSpec
+from stts.data.synthetic.clips import conversation, make_clip
+from stts.data.synthetic.spec import SyntheticSpec
 from stts.data.video.read import Clip
 from stts.tiny import EXTRA_TOKENS, make_tiny
 

@@ -32,7 +32,7 @@ def load_data(spec: DataSpec, default_folder: str | PathLike = "outputs/data/syn
     if spec.name == "mixture":
         raise ValueError("data=mixture has several files and none to test on; choose one dataset")
     if spec.name == "synthetic":
-        from .synthetic import make_synthetic  # writes videos: an encoder that reading needs not
+        from .synthetic.clips import make_synthetic  # writes videos: an encoder that reading needs not
 
         folder = Path(make_synthetic(spec.folder or default_folder, **spec.settings))
         return DataPaths(folder / "train.jsonl", folder / "test.jsonl", folder)

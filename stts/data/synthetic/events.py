@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
-from .synthetic_spec import COLOURS, FADE_SLOTS, SHAPES, SLOT_SECONDS
+from .spec import COLOURS, FADE_SLOTS, SHAPES, SLOT_SECONDS
 
 if TYPE_CHECKING:
-    from .synthetic_spec import SyntheticSpec
+    from .spec import SyntheticSpec
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
-from .synthetic_spec import COLOURS
+from .spec import COLOURS
 
 if TYPE_CHECKING:
     from .events import Event
-    from .synthetic_spec import SyntheticSpec
+    from .spec import SyntheticSpec
 
 BACKGROUND = (70, 150)
 """Darkest and brightest block, in grey levels of 255."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cells import CELLS
+from .kinds import CELLS
 
 TIMES = ("early", "middle", "late")
 SLOT_SECONDS = 0.5

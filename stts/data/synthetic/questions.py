@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from numpy.random import Generator
 
 from .events import Event
-from .synthetic_spec import COLOURS, SHAPES, TIMES
+from .spec import COLOURS, SHAPES, TIMES
 
 if TYPE_CHECKING:
-    from .synthetic_spec import SyntheticSpec
+    from .spec import SyntheticSpec
 
 VALUES = {"colour": tuple(COLOURS), "shape": SHAPES}
 NUMBERS = ("one", "two", "three", "four", "five", "six")

@@ -38,14 +38,14 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from ..files.make_once import make_once
+from ...files.make_once import make_once
+from ..rows import row_messages
+from ..video import encode
+from ..video.read import write_video
 from .events import Event, draw_events
 from .questions import ask_all
 from .render import render_clip
-from .rows import row_messages
-from .synthetic_spec import COLOURS, VERSION, SyntheticSpec
-from .video import encode
-from .video.read import write_video
+from .spec import COLOURS, VERSION, SyntheticSpec
 
 SPLITS = ("train", "test")
 ENCODING = {"qp": 20, "options": {"preset": "superfast"}}
