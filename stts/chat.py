@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .data.collator import Collator
-from .data.fit import past_context
+from .data.feed.budget import past_context
+from .data.feed.collator import Collator
 from .data.processing import VideoProcessor, multiple_choice_prompt
 from .data.video.read import Clip
 from .folder_checks import one_line

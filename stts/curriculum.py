@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import Molmo2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .data.collator import Collator
+from .data.feed.collator import Collator
 from .data.processing import VideoProcessor
 from .data.synthetic.clips import make_synthetic
 from .data.synthetic.questions import VALUES

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .checkpoint import Progress, checkpoint_path, clean_up, load_checkpoint, resume, save_checkpoint
-from .data.collator import Collator
-from .data.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
-from .data.fit import Budget
-from .data.order import Place, deal_again
+from .data.feed.budget import Budget
+from .data.feed.collator import Collator
+from .data.feed.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
+from .data.feed.order import Place, deal_again
 from .metrics import Churn, count, measure, metrics_row
 from .model_card import run_card
 from .optim import build_optimizer, set_lr

@@ -13,8 +13,8 @@ from stts import STTSConfig
 from stts.data import Collator, DataSpec, training_data
 from stts.data.check import check_data, measure_epoch
 from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
-from stts.data.feed import Feed, FeedSpec
-from stts.data.fit import Budget
+from stts.data.feed.budget import Budget
+from stts.data.feed.feed import Feed, FeedSpec
 from stts.model_folders import ModelSpec
 from stts.models import load_processor
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stts.data.collator import Collator
+from stts.data.feed.collator import Collator
 from stts.data.processing import IGNORE
 from stts.pruning.windows import window_index
 

@@ -14,14 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts.data.ahead import ahead
-from stts.data.collator import Collator
 from stts.data.datasets import Mixture
-from stts.data.feed import BadData, Feed, FeedSpec, data_sums, feed_row
-from stts.data.fit import Budget, Size, look_ahead
-from stts.data.order import Place
+from stts.data.feed.ahead import ahead
+from stts.data.feed.budget import Budget, Size, look_ahead
+from stts.data.feed.collator import Collator
+from stts.data.feed.feed import BadData, Feed, FeedSpec, data_sums, feed_row
+from stts.data.feed.order import Place
+from stts.data.feed.shorten import shorten
 from stts.data.processing import IGNORE
-from stts.data.shorten import shorten
 from stts.data.video.read import VideoError
 from stts.files.durable import read_rows
 

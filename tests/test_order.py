@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stts.data import order as module
-from stts.data.order import Order, Place, deal_again, positions
+from stts.data.feed import order as module
+from stts.data.feed.order import Order, Place, deal_again, positions
 
 
 def drawn(order, count, start=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stts.data.collator import Collator
+from stts.data.feed.collator import Collator
 from stts.data.video.pixels import patchify, unpatchify
 from stts.overlays import draw_batch, first_video
 

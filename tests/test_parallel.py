@@ -20,7 +20,7 @@ from two_processes import CASES, draw_nothing, mean_logit, run
 from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
-from stts.data.order import Order
+from stts.data.feed.order import Order
 from stts.files.durable import read_rows
 from stts.model_folders import ModelSpec
 from stts.models import load_model

@@ -13,7 +13,7 @@ import torch
 from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
-from stts.data.order import Order
+from stts.data.feed.order import Order
 from stts.model_folders import ModelSpec
 from stts.models import load_model
 from stts.train import Interrupted, LearningRates, TrainConfig, train

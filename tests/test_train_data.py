@@ -17,8 +17,8 @@ from test_train import Calls, config, rows, weights
 from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
-from stts.data.feed import BadData
-from stts.data.order import Order, Place
+from stts.data.feed.feed import BadData
+from stts.data.feed.order import Order, Place
 from stts.files.durable import read_rows
 from stts.model_folders import ModelSpec
 from stts.models import load_model

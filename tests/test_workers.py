@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stts.data.collator import Collator
 from stts.data.datasets import VideoQADataset
-from stts.data.feed import BadData, Feed, FeedSpec
+from stts.data.feed.collator import Collator
+from stts.data.feed.feed import BadData, Feed, FeedSpec
 from stts.data.processing import VideoProcessor
 from stts.stopping import leave_signals_to_the_parent
 
@@ -108,7 +108,7 @@ def test_an_error_over_the_bound_ends_the_run_with_its_cause_and_the_workers(wor
 
 @pytest.mark.parametrize("odd", [wait_for_ever, stand_still])
 def test_workers_end_with_the_loop_whatever_they_do(odd, monkeypatch):
-    monkeypatch.setattr("stts.data.workers.PATIENCE", 0.5)
+    monkeypatch.setattr("stts.data.feed.workers.PATIENCE", 0.5)
     data = Texts(odd)
     made = feed(data)
     data.number = made.order[6]  # when what was read before has long arrived

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .collator import Collator
     from .datasets import Mixture, VideoQADataset, training_data
+    from .feed.collator import Collator
     from .load import load_data, prepare_data
     from .processing import VideoProcessor
     from .prompts import multiple_choice_prompt
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOME = {
     "Clip": "video.read",
-    "Collator": "collator",
+    "Collator": "feed.collator",
     "DataSpec": "spec",
     "Mixture": "datasets",
     "VideoError": "video.decode",

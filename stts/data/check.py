@@ -21,10 +21,10 @@ from ..pruning.config import STTSConfig
 from ..pruning.selection import num_dropped
 from ..pruning.windows import window_grid
 from .datasets import Mixture, VideoQADataset
-from .fit import Budget, Size, look_ahead
+from .feed.budget import Budget, Size, look_ahead
+from .feed.order import Order
 from .foreign import row_notes
 from .load import load_data
-from .order import Order
 from .processing import IGNORE, VideoProcessor
 from .rowfile import index_rows
 from .rows import check_row, row_messages

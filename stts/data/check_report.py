@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .check import Epoch, Findings
-from .fit import Budget, past_context
+from .feed.budget import Budget, past_context
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 SHOWN = 50

@@ -63,7 +63,7 @@ class VideoProcessor:
 
     use_frame_special_tokens: frames stand between <frame_start> and <frame_end>, else between <im_start> and
     <im_end>; video_use_col_tokens: <im_col> after each row of windows. As in transformers' Molmo2Processor.
-    context_length: positions the model was made for, None for any; see stts.data.fit.past_context.
+    context_length: positions the model was made for, None for any; see stts.data.feed.budget.past_context.
     Raises ValueError when the tokenizer lacks something the prompt needs or the sizes do not fit each other.
     """
 

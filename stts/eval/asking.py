@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.collator import Collator
+from ..data.feed.collator import Collator
 from ..data.processing import VideoProcessor
 from ..pruning.layout import BatchLayout
 from ..pruning.visual_tokens import VisualTokens

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.collator import Collator
 from ..data.evidence import evidence_scores
+from ..data.feed.collator import Collator
 from ..data.processing import VideoProcessor
 from ..flops import FRAME_MARKERS, multiply_adds
 from .config import EvalConfig

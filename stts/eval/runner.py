@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..data.evidence import evidence_recall
-from ..data.fit import Size, past_context
+from ..data.feed.budget import Size, past_context
 from ..data.processing import VideoProcessor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of

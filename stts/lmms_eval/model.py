@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..chat import load, warn_past_context
-from ..data.collator import Collator
+from ..data.feed.collator import Collator
 from ..data.processing import IGNORE
 from ..data.video.read import Clip, read_video
 

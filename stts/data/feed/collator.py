@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..pruning.layout import BatchLayout
-from ..pruning.selection import num_dropped
-from .fit import Budget, Size, decreasing, first_fit
-from .processing import IGNORE
+from ...pruning.layout import BatchLayout
+from ...pruning.selection import num_dropped
+from ..processing import IGNORE
+from .budget import Budget, Size, decreasing, first_fit
 
 Example = dict[str, Any]
 

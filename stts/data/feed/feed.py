@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..files.durable import append_rows, read_rows
+from ...files.durable import append_rows, read_rows
+from ..datasets import Mixture
 from .ahead import ahead
+from .budget import Budget, look_ahead, past_context
 from .collator import Collator, Example
-from .datasets import Mixture
-from .fit import Budget, look_ahead, past_context
 from .order import Order, Place, positions
 from .shorten import shorten
 from .workers import Line

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..processing import IGNORE
+from .budget import Size
 from .collator import Collator
-from .fit import Size
-from .processing import IGNORE
 
 
 def shorten(example: dict[str, Any], collate: Collator) -> dict[str, Any]:

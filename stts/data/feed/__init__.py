@@ -1,0 +1,1 @@
+"""From examples to the batches of training: order, workers, packing, budgets."""
