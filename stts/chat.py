@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .data.feed.budget import past_context
 from .data.feed.collator import Collator
-from .data.processing import VideoProcessor, multiple_choice_prompt
+from .data.processors.molmo2 import VideoProcessor, multiple_choice_prompt
 from .data.video.read import Clip
 from .folder_checks import one_line
 from .model_folders import ModelSpec

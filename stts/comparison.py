@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from .data import VideoQADataset
 from .data.load import DataPaths
-from .data.processing import VideoProcessor
+from .data.processors.molmo2 import VideoProcessor
 from .eval.config import EvalConfig
 from .eval.records import write_json
 from .eval.runner import evaluate

@@ -27,7 +27,7 @@ from transformers import Molmo2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .data.feed.collator import Collator
-from .data.processing import VideoProcessor
+from .data.processors.molmo2 import VideoProcessor
 from .data.synthetic.clips import make_synthetic
 from .data.synthetic.questions import VALUES
 from .data.video.pixels import normalize

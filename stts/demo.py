@@ -18,7 +18,7 @@ from .comparison import Arm, Recipe, compare
 from .data import VideoError, read_video
 from .data.evidence import evidence_windows
 from .data.load import DataPaths
-from .data.processing import VideoProcessor
+from .data.processors.molmo2 import VideoProcessor
 from .eval.records import write_json
 from .eval.tasks.base import Question
 from .kept import kept_of

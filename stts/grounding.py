@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from .data.evidence import evidence_windows
-from .data.processing import IGNORE
+from .data.processors.molmo2 import IGNORE
 from .data.synthetic.questions import VALUES, third_of
 from .data.synthetic.spec import SLOT_SECONDS, TIMES
 

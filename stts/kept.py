@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .chat import answer, prompt_inputs
-from .data.processing import VideoProcessor
+from .data.answers import parse_letter
+from .data.processors.molmo2 import VideoProcessor
 from .data.video.read import Clip, read_video
 from .drawing import DrawingConfig
-from .eval.answers import parse_letter
 
 PICTURE_SIDE = 384
 """Pixels of the square pictures that are drawn on; what the model sees may be smaller."""

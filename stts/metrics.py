@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data.processing import IGNORE
+from .data.processors.molmo2 import IGNORE
 from .pruning.windows import first_frames
 
 

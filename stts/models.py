@@ -19,7 +19,7 @@ from .pruning.config import STTSConfig
 from .sizes import SIZES
 
 if TYPE_CHECKING:
-    from .data.processing import VideoProcessor
+    from .data.processors.molmo2 import VideoProcessor
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
 
@@ -36,7 +36,7 @@ def load_model(
     import torch
 
     from .adapters import adapt
-    from .data.processing import VideoProcessor
+    from .data.processors.molmo2 import VideoProcessor
     from .llm_attention import choose_llm_attention
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
@@ -81,7 +81,7 @@ def default_device() -> str:
 
 def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None) -> VideoProcessor:
     """The processor alone, as load_model gives it. Of a model on the hub only what it needs is fetched."""
-    from .data.processing import VideoProcessor
+    from .data.processors.molmo2 import VideoProcessor
 
     on_hub = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
     if on_hub and spec.name not in SIZES:

@@ -14,7 +14,7 @@ from .eval.tasks import BenchmarkSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from .data.processing import VideoProcessor
+    from .data.processors.molmo2 import VideoProcessor
 
 REPORTED = ("accuracy", "n", "kept", "evidence_recall")
 

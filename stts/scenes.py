@@ -12,7 +12,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from .data.processing import IGNORE, MULTIMODAL_TOKENS, VideoProcessor
+from .data.processors.molmo2 import IGNORE, MULTIMODAL_TOKENS, VideoProcessor
 from .data.rows import read_jsonl, resolve_video
 from .data.video.read import read_video
 from .grounding import window_labels

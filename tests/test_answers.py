@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stts.data.answers import letter_token_ids, parse_letter
 from stts.data.prompts import LETTERS
-from stts.eval.answers import letter_token_ids, parse_letter
 
 BALLS = ("red ball", "blue ball", "green ball", "none of them")
 PEOPLE = ("A man runs", "C bakes bread", "A dog sleeps")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stts.data.feed.collator import Collator
-from stts.data.processing import IGNORE
+from stts.data.processors.molmo2 import IGNORE
 from stts.pruning.windows import window_index
 
 PAD, PATCH = 0, 1

@@ -19,7 +19,7 @@ from stts import STTSConfig
 from stts.cli import from_dict
 from stts.curriculum import Curriculum, Run, Stage, run_curriculum
 from stts.data import read_video
-from stts.data.processing import IGNORE, VideoProcessor
+from stts.data.processors.molmo2 import IGNORE, VideoProcessor
 from stts.data.rows import read_jsonl
 from stts.data.synthetic.clips import make_synthetic
 from stts.data.synthetic.spec import SyntheticSpec

@@ -21,7 +21,7 @@ from stts.data.feed.collator import Collator
 from stts.data.feed.feed import BadData, Feed, FeedSpec, data_sums, feed_row
 from stts.data.feed.order import Place
 from stts.data.feed.shorten import shorten
-from stts.data.processing import IGNORE
+from stts.data.processors.molmo2 import IGNORE
 from stts.data.video.read import VideoError
 from stts.files.durable import read_rows
 

@@ -13,7 +13,7 @@ from transformers import Molmo2Config, Molmo2Processor, PreTrainedTokenizerFast
 from transformers.models.molmo2.video_processing_molmo2 import arange_for_pooling, batch_pixels_to_patches
 from transformers.processing_utils import ProcessorMixin
 
-from stts.data.processing import IGNORE, VideoProcessor, multiple_choice_prompt
+from stts.data.processors.molmo2 import IGNORE, VideoProcessor, multiple_choice_prompt
 
 SPECIAL = ["<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>"]
 SPECIAL += ["<frame_start>", "<frame_end>", "<|video|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]

@@ -22,7 +22,7 @@ from stts.cli import CONFIG_DIR, expect_keys, explain, from_dict
 from stts.curriculum import Curriculum, Run, Stage, run_curriculum
 from stts.data import Collator, VideoQADataset
 from stts.data.evidence import evidence_windows
-from stts.data.processing import VideoProcessor
+from stts.data.processors.molmo2 import VideoProcessor
 from stts.data.synthetic.clips import make_clip
 from stts.data.synthetic.spec import SyntheticSpec
 from stts.model_folders import ModelSpec, find_folder

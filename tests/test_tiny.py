@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrainedTokenizerBase
 
-from stts.data.processing import MULTIMODAL_TOKENS, VideoProcessor
+from stts.data.processors.molmo2 import MULTIMODAL_TOKENS, VideoProcessor
 from stts.data.synthetic.clips import conversation, make_clip
 from stts.data.synthetic.spec import SyntheticSpec
 from stts.data.video.read import Clip

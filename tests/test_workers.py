@@ -17,7 +17,7 @@ import torch
 from stts.data.datasets import VideoQADataset
 from stts.data.feed.collator import Collator
 from stts.data.feed.feed import BadData, Feed, FeedSpec
-from stts.data.processing import VideoProcessor
+from stts.data.processors.molmo2 import VideoProcessor
 from stts.stopping import leave_signals_to_the_parent
 
 FAR = 60

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .datasets import Mixture, VideoQADataset, training_data
     from .feed.collator import Collator
     from .load import load_data, prepare_data
-    from .processing import VideoProcessor
+    from .processors.molmo2 import VideoProcessor
     from .prompts import multiple_choice_prompt
     from .spec import DataSpec
     from .video.decode import VideoError
@@ -37,7 +37,7 @@ _HOME = {
     "DataSpec": "spec",
     "Mixture": "datasets",
     "VideoError": "video.decode",
-    "VideoProcessor": "processing",
+    "VideoProcessor": "processors.molmo2",
     "VideoQADataset": "datasets",
     "load_data": "load",
     "multiple_choice_prompt": "prompts",

@@ -25,7 +25,7 @@ from .feed.budget import Budget, Size, look_ahead
 from .feed.order import Order
 from .foreign import row_notes
 from .load import load_data
-from .processing import IGNORE, VideoProcessor
+from .processors.molmo2 import IGNORE, VideoProcessor
 from .rowfile import index_rows
 from .rows import check_row, row_messages
 from .spec import DataSpec

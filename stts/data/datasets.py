@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from .evidence import evidence_items, evidence_scores
 from .load import DataPaths, load_data
-from .processing import VideoProcessor
+from .processors.molmo2 import VideoProcessor
 from .rowfile import RowFile
 from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
 from .spec import DataSpec

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.answers import letter_token_ids, parse_letter
 from ..data.feed.collator import Collator
-from ..data.processing import VideoProcessor
+from ..data.processors.molmo2 import VideoProcessor
 from ..pruning.layout import BatchLayout
 from ..pruning.visual_tokens import VisualTokens
-from .answers import letter_token_ids, parse_letter
 from .config import EvalConfig
 from .tasks.base import Question
 

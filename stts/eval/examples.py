@@ -13,7 +13,7 @@ from torch import nn
 
 from ..cli import from_dict
 from ..data.evidence import evidence_items, evidence_scores
-from ..data.processing import VideoProcessor
+from ..data.processors.molmo2 import VideoProcessor
 from ..data.prompts import LETTERS
 from ..kept import PICTURE_SIDE, KeptVideo, kept_of
 from ..model_folders import ModelSpec

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..data.evidence import evidence_recall
 from ..data.feed.budget import Size, past_context
-from ..data.processing import VideoProcessor
+from ..data.processors.molmo2 import VideoProcessor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
 from .config import EvalConfig

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.evidence import evidence_items, evidence_scores
-from ..data.processing import VideoProcessor
+from ..data.processors.molmo2 import VideoProcessor
 from ..data.video.decode import VideoError
 from ..data.video.frame_folder import FOLDER_FPS
 from ..data.video.read import Clip, open_reader, read_video

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..chat import load, warn_past_context
 from ..data.feed.collator import Collator
-from ..data.processing import IGNORE
+from ..data.processors.molmo2 import IGNORE
 from ..data.video.read import Clip, read_video
 
 PASSED_ON = ("max_new_tokens", "do_sample", "temperature", "top_p", "num_beams")

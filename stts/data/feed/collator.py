@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...pruning.layout import BatchLayout
 from ...pruning.selection import num_dropped
-from ..processing import IGNORE
+from ..processors.molmo2 import IGNORE
 from .budget import Budget, Size, decreasing, first_fit
 
 Example = dict[str, Any]

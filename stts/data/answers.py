@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..data.prompts import LETTERS
 from .mentions import MASK, Mention, find_mentions
+from .prompts import LETTERS
 
 _ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _LEAD = re.compile(r"^\W*(?:the\s+)?(?:\w+\s+)?(?:answer|option|choice)(?:\s+is\b|\s*:)\s*", re.IGNORECASE)

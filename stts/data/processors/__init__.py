@@ -1,0 +1,1 @@
+"""Clip and messages -> what a model takes, a file for each family."""
