@@ -27,7 +27,7 @@ from stts.data.spec import DataSpec
 from stts.eval.records import read_predictions, write_json
 from stts.eval.tasks.base import BenchmarkSpec, Question
 from stts.eval.tasks.registry import load_questions
-from stts.model_folders import ModelSpec
+from stts.hosts.folders import ModelSpec
 from stts.provenance import provenance
 from stts.pruning.config import STTSConfig
 

@@ -21,11 +21,11 @@ from figures import figure, hardware, stacked
 from presets import PRESETS, build_model, make_inputs, preset_config
 from speed import prefill
 
-import stts.molmo2_backbone
+import stts.hosts.molmo2_vision
 import stts.pruning.policies
 import stts.pruning.vit
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.llm_attention import choose_llm_attention
+from stts.hosts.llm_attention import choose_llm_attention
 
 PARTS = (
     "patch embedding",
@@ -119,8 +119,8 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
         yield vit, name, "plan and gather"
     yield inner, "pool", "adapter"
     yield inner.multi_modal_projector, "forward", "adapter"
-    yield stts.molmo2_backbone, "keep_tokens", "placeholders"
-    yield stts.molmo2_backbone, "plan_survivors", "placeholders"
+    yield stts.hosts.molmo2_vision, "keep_tokens", "placeholders"
+    yield stts.hosts.molmo2_vision, "plan_survivors", "placeholders"
     yield inner, "embed", "placeholders"
     yield inner.language_model, "forward", "LLM"
     yield model.lm_head, "forward", "head"

@@ -78,7 +78,7 @@ def settings(output_dir: Path, data: Path, num_workers: int) -> dict[str, Any]:
 def preload() -> None:
     """Import what training imports, and start no thread."""
     import stts.data
-    import stts.molmo2
+    import stts.hosts.molmo2
     import stts.train
     import stts.visualize  # noqa: F401
 

@@ -2,7 +2,7 @@
 
 Ways of spending the same budget of windows, in turns in one run: no pruning (transformers' own forward), pruning
 inside the ViT ("pruned"), dropping windows after the whole ViT ("after-vit", as EVS does in vLLM) and merging them
-where the others are dropped ("tome"). The limit is the ratio of multiply-adds (stts/flops.py).
+where the others are dropped ("tome"). The limit is the ratio of multiply-adds (stts/hosts/flops.py).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from speed_figure import draw
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.compiled import compile_layers
-from stts.flops import limit, vision_limit
-from stts.llm_attention import choose_llm_attention
+from stts.hosts.flops import limit, vision_limit
+from stts.hosts.llm_attention import choose_llm_attention
 from stts.pruning.config import BACKENDS
 
 MODES = ("train", "prefill", "vit", "generate")

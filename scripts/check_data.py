@@ -24,7 +24,7 @@ def main(config: dict[str, Any]) -> int:
     from stts.data.check import check_data, measure_epoch
     from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
     from stts.data.feed.budget import Budget
-    from stts.models import load_processor
+    from stts.hosts.load import load_processor
 
     console, train = Console(highlight=False), run.train.for_devices(check.processes)
     processor = load_processor(run.model, run.stts, run.checkpoint)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.model_folders import ModelSpec
+from stts.hosts.folders import ModelSpec
 from stts.next_command import suggest
 from stts.pruning.config import STTSConfig
 

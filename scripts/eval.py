@@ -10,8 +10,8 @@ from stts.eval.compare import print_compared
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.tasks import BenchmarkSpec
-from stts.model_folders import ModelSpec, find_folder
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec, find_folder
+from stts.hosts.load import load_model
 from stts.next_command import of_model, suggest
 from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes

@@ -11,8 +11,8 @@ from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
 from stts.eval.sweep import finish_sweep
 from stts.eval.sweep_config import SweepConfig, cell_config, made_of
-from stts.model_folders import ModelSpec, find_folder
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec, find_folder
+from stts.hosts.load import load_model
 from stts.next_command import suggest
 from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes

@@ -11,8 +11,8 @@ from typing import Any
 from stts.checkpoint import is_finished
 from stts.cli import launch
 from stts.data.digest import with_digests
-from stts.model_folders import find_folder
-from stts.models import load_model
+from stts.hosts.folders import find_folder
+from stts.hosts.load import load_model
 from stts.periodic_eval import periodic_evaluation
 from stts.relaunch import start_all_processes
 from stts.run_config import RunConfig

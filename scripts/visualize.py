@@ -8,8 +8,8 @@ from stts.cli import from_dict, launch
 from stts.drawing import DrawingConfig, folder_for, headline
 from stts.eval.config import warn_if_untrained
 from stts.eval.records import write_json
-from stts.model_folders import ModelSpec, find_folder
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec, find_folder
+from stts.hosts.load import load_model
 from stts.next_command import of_model, suggest
 from stts.pruning.config import STTSConfig
 from stts.run_names import named_after_weights

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     pass
     from .chat import answer, load
-    from .hosts import insert_stts
-    from .molmo2 import STTSMolmo2ForConditionalGeneration
+    from .hosts.molmo2 import STTSMolmo2ForConditionalGeneration
+    from .hosts.vision import insert_stts
     from .pruning.config import STTSConfig
     from .pruning.losses import temporal_aux_loss
     from .pruning.scorer import STTSScorer
@@ -37,11 +37,11 @@ __all__ = [
 
 _HOME = {
     "STTSConfig": "pruning.config",
-    "STTSMolmo2ForConditionalGeneration": "molmo2",
+    "STTSMolmo2ForConditionalGeneration": "hosts.molmo2",
     "STTSScorer": "pruning.scorer",
     "answer": "chat",
     "attention_bias": "pruning.selection",
-    "insert_stts": "hosts",
+    "insert_stts": "hosts.vision",
     "load": "chat",
     "prune_tokens": "pruning.selection",
     "select_windows": "pruning.selection",

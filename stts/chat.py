@@ -14,10 +14,10 @@ from .data.feed.budget import past_context
 from .data.feed.collator import Collator
 from .data.processors.molmo2 import VideoProcessor, multiple_choice_prompt
 from .data.video.read import Clip
-from .folder_checks import one_line
-from .model_folders import ModelSpec
-from .models import default_device, load_model
-from .molmo2 import STTSMolmo2ForConditionalGeneration
+from .hosts.folder_checks import one_line
+from .hosts.folders import ModelSpec
+from .hosts.load import default_device, load_model
+from .hosts.molmo2 import STTSMolmo2ForConditionalGeneration
 from .pruning.config import STTSConfig
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def load(
 
     name: "tiny" (comes with the package), a folder, or a hub id such as "allenai/Molmo2-4B"; device: CUDA where
     there is one by default; settings: fields of STTSConfig, e.g. prune_ratio=0.5. Raises ValueError as
-    stts.models.load_model does, and for a device that is not there.
+    stts.hosts.load.load_model does, and for a device that is not there.
     """
     if not isinstance(name, str | PathLike) or not str(name).strip():
         raise ValueError(f'name is {name!r}, must be "tiny", a folder, or a hub id such as allenai/Molmo2-4B')

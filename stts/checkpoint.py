@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files.durable import remove_folder, remove_leftovers, whole_folder
-from .model_folders import quiet_transformers
+from .hosts.folders import quiet_transformers
 from .rng import set_rng_state
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from .eval.config import EvalConfig
 from .eval.records import write_json
 from .eval.runner import evaluate
 from .eval.tasks.base import Question
-from .model_folders import ModelSpec, find_folder
-from .models import default_device, load_model
+from .hosts.folders import ModelSpec, find_folder
+from .hosts.load import default_device, load_model
 from .pruning.config import STTSConfig
 from .train import train
 from .train_config import LearningRates, TrainConfig

@@ -24,7 +24,7 @@ from transformers import Molmo2Config
 from .files.durable import whole_folder
 from .files.make_once import MARKER
 from .files.shards import Shapes
-from .model_folders import check_folder
+from .hosts.folders import check_folder
 from .pruning.config import STTSConfig
 from .published import (
     HEAD,

@@ -33,11 +33,11 @@ from .data.synthetic.questions import VALUES
 from .data.video.pixels import normalize
 from .files.make_once import make_once
 from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss
-from .models import default_device
+from .hosts.load import default_device
+from .hosts.sizes import SIZES
+from .hosts.tiny import make_tiny
 from .optim import build_optimizer, freeze, set_lr
 from .scenes import Conversation, Scene, load_scenes
-from .sizes import SIZES
-from .tiny import make_tiny
 from .train_config import TrainConfig
 
 VERSION = 1
@@ -95,7 +95,7 @@ class Curriculum:
     seed: int = 0
     """Of the first weights and of the order of everything."""
     size: str = "tiny"
-    """Which model: one of stts.sizes.SIZES."""
+    """Which model: one of stts.hosts.sizes.SIZES."""
     device: str | None = None
     """"cpu", "cuda"; None: CUDA if there is one."""
 

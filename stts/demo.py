@@ -21,9 +21,9 @@ from .data.load import DataPaths
 from .data.processors.molmo2 import VideoProcessor
 from .eval.records import write_json
 from .eval.tasks.base import Question
+from .hosts.folders import ModelSpec
+from .hosts.load import default_device, load_model
 from .kept import kept_of
-from .model_folders import ModelSpec
-from .models import default_device, load_model
 from .pruning.config import STTSConfig
 from .pruning.windows import window_grid
 from .visualize import draw_kept

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .adapters import PEFT_PREFIX, _read, is_adapter
-from .folder_checks import SCORER_PREFIX
-from .model_folders import ADAPTER_FILE, TRAINED_WITH
+from .hosts.adapters import PEFT_PREFIX, _read, is_adapter
+from .hosts.folder_checks import SCORER_PREFIX
+from .hosts.folders import ADAPTER_FILE, TRAINED_WITH
 from .pruning.config import STTSConfig
 from .train_config import LoraSettings
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .adapters import is_adapter
+from .hosts.adapters import is_adapter
 from .train_config import GROUPS, LearningRates, TrainConfig
 
 PREFIXES = {

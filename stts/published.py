@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Molmo2Config
 
 from .files.shards import Shapes
-from .molmo2 import STTSMolmo2ForConditionalGeneration
+from .hosts.molmo2 import STTSMolmo2ForConditionalGeneration
 from .pruning.scorer import PUBLISHED_NAMES
 from .weights import Weights
 

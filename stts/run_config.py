@@ -16,7 +16,7 @@ from .data.spec import DataSpec
 from .data.video.config import VideoConfig
 from .eval.config import EvalConfig
 from .eval.tasks import BenchmarkSpec
-from .model_folders import ModelSpec
+from .hosts.folders import ModelSpec
 from .pruning.config import STTSConfig
 from .train_config import ParallelConfig, TrainConfig
 

@@ -19,10 +19,10 @@ from .eval.runner import evaluate
 from .eval.tasks.base import BenchmarkSpec, Question
 from .eval.tasks.data import load_test_rows
 from .files.make_once import MARKER
-from .model_folders import ModelSpec
-from .models import default_device, load_model
+from .hosts.folders import ModelSpec
+from .hosts.load import default_device, load_model
+from .hosts.tiny import SHIPPED
 from .pruning.config import STTSConfig
-from .tiny import SHIPPED
 
 MAX_FRAMES = 128
 PRIOR_CLIPS = 1000

@@ -16,7 +16,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, plain Molmo2 without a scorer."""
-    from stts.tiny import make_tiny
+    from stts.hosts.tiny import make_tiny
 
     return make_tiny(tmp_path_factory.mktemp("models") / "tiny-seed0")
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionConfig
 
-from stts.molmo2_backbone import STTSVisionModel
+from stts.hosts.molmo2_vision import STTSVisionModel
 from stts.pruning.config import STTSConfig
 from stts.pruning.scorer import STTSScorer
 

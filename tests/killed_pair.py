@@ -20,7 +20,7 @@ import torch
 from kills import kill_before
 from two_processes import draw_nothing, run
 
-import stts.molmo2  # noqa: F401 (once, not in every process)
+import stts.hosts.molmo2  # noqa: F401 (once, not in every process)
 from stts.tracking import Tracker
 
 KILLS = [

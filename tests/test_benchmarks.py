@@ -27,7 +27,7 @@ from stts.eval.plan import folder_of, one_by_one
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
 from stts.eval.watching import read_clip
-from stts.molmo2_backbone import STTSMolmo2Model, STTSVisionModel
+from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
 
 pytest.importorskip("pyarrow")
 

@@ -11,8 +11,8 @@ import pytest
 from stts import STTSConfig, answer
 from stts.chat import load, prompt_inputs
 from stts.data import Clip
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 
 
 def clip_of(frames: int) -> Clip:

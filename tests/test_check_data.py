@@ -15,8 +15,8 @@ from stts.data.check import check_data, measure_epoch
 from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
 from stts.data.feed.budget import Budget
 from stts.data.feed.feed import Feed, FeedSpec
-from stts.model_folders import ModelSpec
-from stts.models import load_processor
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_processor
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = {"frames": 4}

@@ -15,8 +15,8 @@ import stts.startup
 from stts import STTSConfig
 from stts.compiled import compile_layers
 from stts.data import Collator, VideoQADataset
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.tracking import Tracker
 from stts.train import TrainConfig, train
 

@@ -23,8 +23,8 @@ from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration, weights
 from stts.convert import from_published, strip_scorer, to_published
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.published_config import molmo2_config, training_config
 
 SETTINGS = STTSConfig(

@@ -24,10 +24,10 @@ from stts.data.rows import read_jsonl
 from stts.data.synthetic.clips import make_synthetic
 from stts.data.synthetic.spec import SyntheticSpec
 from stts.grounding import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
+from stts.hosts.tiny import shipped_folder
 from stts.scenes import Conversation, Scene, load_scenes, without_options
-from stts.tiny import shipped_folder
 from stts.tiny_card import install, score
 from stts.train_config import LearningRates, TrainConfig
 

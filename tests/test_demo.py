@@ -14,8 +14,8 @@ from stts.data.load import DataPaths
 from stts.demo import Policy, filmed_clip, run_demo
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 
 LR = {"vision": 4e-4, "adapter": 4e-4, "llm": 2e-3, "scorer": 1.6e-3}
 

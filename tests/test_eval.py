@@ -36,11 +36,11 @@ from stts.eval.report import print_results
 from stts.eval.runner import evaluate
 from stts.eval.tasks import Question
 from stts.eval.tasks.subtitles import Subtitles
-from stts.molmo2 import STTSMolmo2ForConditionalGeneration
+from stts.hosts.molmo2 import STTSMolmo2ForConditionalGeneration
+from stts.hosts.tiny import make_tiny
 from stts.pruning.config import STTSConfig
 from stts.pruning.layout import BatchLayout
 from stts.pruning.visual_tokens import VisualTokens
-from stts.tiny import make_tiny
 
 ROOT = CONFIG_DIR.parent
 WINDOWS = 9

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Molmo2Config
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.flops import limit, multiply_adds, vision_limit
+from stts.hosts.flops import limit, multiply_adds, vision_limit
 
 
 def molmo2_4b() -> Molmo2Config:

@@ -21,8 +21,8 @@ from stts.eval.config import EvalConfig
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
 from stts.eval.watching import read_clip
-from stts.model_folders import ModelSpec
-from stts.models import load_processor
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_processor
 
 HOUND = [f"c01_{number:04}.jpeg" for number in range(1, 13)]
 """How LLaVA-Hound names the frames of a video."""

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask, flex_attention
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.llm_attention import choose_llm_attention, llm_block_mask
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.llm_attention import choose_llm_attention, llm_block_mask
+from stts.hosts.load import load_model
 from stts.pruning.flex import BLOCK, block_mask
 from stts.pruning.packing import plan_packing
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
-from stts.adapters import is_adapter
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
+from stts.hosts.adapters import is_adapter
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.lora import add_adapters, merged, save_adapters
-from stts.model_folders import ModelSpec
-from stts.models import load_model
 from stts.optim import freeze
 from stts.parallel import in_one_piece
 from stts.tracking import Tracker

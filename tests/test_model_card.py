@@ -145,7 +145,7 @@ def test_front_matter_comes_back(tmp_path):
 
 
 def test_the_tiny_model_states_its_licence():
-    from stts.tiny import shipped_folder
+    from stts.hosts.tiny import shipped_folder
 
     folder = shipped_folder()
     assert read_front_matter(folder)["license"] == "apache-2.0"

@@ -14,9 +14,9 @@ from transformers import Molmo2ForConditionalGeneration
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.data import Collator, VideoQADataset
 from stts.eval.config import warn_if_untrained
-from stts.folder_checks import SCORER_PREFIX, check_finite
-from stts.model_folders import ModelSpec, find_folder
-from stts.models import load_model
+from stts.hosts.folder_checks import SCORER_PREFIX, check_finite
+from stts.hosts.folders import ModelSpec, find_folder
+from stts.hosts.load import load_model
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from stts.checkpoint import checkpoints, newest_checkpoint
 from stts.data import DataSpec, VideoQADataset
 from stts.data.digest import with_digests
 from stts.files.lock import NAME, only_run
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.settings import check_output_dir, make_output_dir, read_settings, write_settings
 from stts.startup import refuse_damaged_weights
 from stts.train import train

@@ -22,8 +22,8 @@ from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
 from stts.files.durable import read_rows
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.parallel import units
 from stts.tracking import Tracker
 from stts.train_config import ParallelConfig

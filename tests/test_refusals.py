@@ -16,8 +16,8 @@ import torch
 import stts
 from stts import STTSConfig
 from stts.data import Clip, VideoProcessor
-from stts.model_folders import ModelSpec
-from stts.models import load_model, load_processor
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model, load_processor
 
 GREY = np.full((2, 72, 72, 3), 90, np.uint8)
 SECONDS = np.array([0.0, 0.5])

@@ -15,9 +15,9 @@ import torch
 
 from stts import STTSConfig
 from stts.data import VideoQADataset
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.model_card import read_front_matter
-from stts.model_folders import ModelSpec
-from stts.models import load_model
 from stts.stopping import end_on_sigterm
 from stts.train import TrainConfig, WandbConfig, train
 

@@ -25,11 +25,11 @@ from stts.data.evidence import evidence_windows
 from stts.data.processors.molmo2 import VideoProcessor
 from stts.data.synthetic.clips import make_clip
 from stts.data.synthetic.spec import SyntheticSpec
-from stts.model_folders import ModelSpec, find_folder
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec, find_folder
+from stts.hosts.load import load_model
+from stts.hosts.sizes import SIZES, SMALL, TINY, Sizes
+from stts.hosts.tiny import SHIPPED, build_config, make_tiny
 from stts.scenes import Scene, load_scenes
-from stts.sizes import SIZES, SMALL, TINY, Sizes
-from stts.tiny import SHIPPED, build_config, make_tiny
 from stts.train_config import LearningRates, TrainConfig
 
 REDUCED = dataclasses.replace(

@@ -25,7 +25,7 @@ from stts.eval.sweep import print_sweep, summarize_sweep, with_unit
 from stts.eval.sweep_config import SweepConfig, cell_config
 from stts.eval.sweep_figure import draw_sweep
 from stts.eval.tasks.base import Question
-from stts.flops import multiply_adds
+from stts.hosts.flops import multiply_adds
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "sweep.py"
 

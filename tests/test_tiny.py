@@ -21,7 +21,7 @@ from stts.data.processors.molmo2 import MULTIMODAL_TOKENS, VideoProcessor
 from stts.data.synthetic.clips import conversation, make_clip
 from stts.data.synthetic.spec import SyntheticSpec
 from stts.data.video.read import Clip
-from stts.tiny import EXTRA_TOKENS, make_tiny
+from stts.hosts.tiny import EXTRA_TOKENS, make_tiny
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_generates_until_the_end_token(
 
 
 def test_same_bytes_in_every_process(folder: Path, tmp_path: Path) -> None:
-    code = "import sys; from stts.tiny import make_tiny as m; m(sys.argv[1]); m(sys.argv[2], seed=1)"
+    code = "import sys; from stts.hosts.tiny import make_tiny as m; m(sys.argv[1]); m(sys.argv[2], seed=1)"
     environment = {"PYTHONHASHSEED": "77", "TOKENIZERS_PARALLELISM": "true"}
     subprocess.run(
         [sys.executable, "-c", code, tmp_path / "same", tmp_path / "other"],

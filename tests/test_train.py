@@ -14,8 +14,8 @@ from stts import STTSConfig
 from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.train import Interrupted, LearningRates, TrainConfig, train
 from stts.trainer import Trainer
 

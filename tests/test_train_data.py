@@ -20,8 +20,8 @@ from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
 from stts.data.feed.feed import BadData
 from stts.data.feed.order import Order, Place
 from stts.files.durable import read_rows
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.optim import lr_factor, set_lr
 from stts.train import Interrupted, train
 from stts.trainer import Trainer

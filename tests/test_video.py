@@ -38,8 +38,8 @@ from stts.data.video.damage import Failure, judged, leaves_of
 from stts.data.video.encode import to_yuv420
 from stts.data.video.pixels import resize_frames
 from stts.data.video.read import Clip, probe_video
-from stts.model_folders import ModelSpec
-from stts.models import load_processor
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_processor
 
 EVERY = {"frames": 1000, "max_fps": 1000}
 """Settings that take every frame."""

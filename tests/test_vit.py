@@ -5,7 +5,7 @@ import torch
 from goldens import PUBLISHED_SCORER, case, golden, golden_vit, our_name
 from torch import nn
 
-from stts.molmo2_backbone import STTSVisionModel
+from stts.hosts.molmo2_vision import STTSVisionModel
 from stts.pruning.config import STTSConfig
 from stts.pruning.losses import temporal_aux_loss
 from stts.pruning.packing import unpack

@@ -11,7 +11,7 @@ from molmo2_factory import make_inputs, tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.llm_attention import BLOCK_SPARSE
+from stts.hosts.llm_attention import BLOCK_SPARSE
 from stts.pruning.config import POLICIES
 from stts.pruning.layout import BatchLayout
 

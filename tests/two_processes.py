@@ -15,8 +15,8 @@ import torch
 
 from stts import STTSConfig
 from stts.data import Collator, VideoQADataset
-from stts.model_folders import ModelSpec
-from stts.models import load_model
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model
 from stts.tracking import Tracker
 from stts.train import TrainConfig, train
 from stts.train_config import LoraSettings, ParallelConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model_folders import says_trained
+from ..hosts.folders import says_trained
 from ..pruning.config import STTSConfig
 
 logger = logging.getLogger(__name__)

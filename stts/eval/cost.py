@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.evidence import evidence_scores
 from ..data.feed.collator import Collator
 from ..data.processors.molmo2 import VideoProcessor
-from ..flops import FRAME_MARKERS, multiply_adds
+from ..hosts.flops import FRAME_MARKERS, multiply_adds
 from .config import EvalConfig
 from .plan import Run
 from .records import write_json

@@ -15,9 +15,9 @@ from ..cli import from_dict
 from ..data.evidence import evidence_items, evidence_scores
 from ..data.processors.molmo2 import VideoProcessor
 from ..data.prompts import LETTERS
+from ..hosts.folders import ModelSpec
+from ..hosts.load import load_model
 from ..kept import PICTURE_SIDE, KeptVideo, kept_of
-from ..model_folders import ModelSpec
-from ..models import load_model
 from ..pruning.config import STTSConfig
 from ..visualize import draw_kept
 from .config import EvalConfig

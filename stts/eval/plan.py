@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cli import USAGE_ERROR, from_dict
 from ..data.video.config import VideoConfig
-from ..model_folders import ModelSpec
+from ..hosts.folders import ModelSpec
 from ..pruning.config import STTSConfig
 from .config import EvalConfig
 from .records import check_settings

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ...folder_checks import check_frame_size, one_line, read_config
+from ...hosts.folder_checks import check_frame_size, one_line, read_config
 from ...pruning.windows import window_grid, window_index
 from ..prompts import LETTERS, Message, check_messages, multiple_choice_prompt
 from ..video.pixels import patchify, resize_frames

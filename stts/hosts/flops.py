@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 
 from transformers import Molmo2Config
 
-from .pruning.config import STTSConfig
-from .pruning.selection import num_dropped
-from .pruning.windows import window_grid
+from ..pruning.config import STTSConfig
+from ..pruning.selection import num_dropped
+from ..pruning.windows import window_grid
 
 FRAME_MARKERS = 2
 """Tokens around a frame's windows; they are visual tokens to the LLM's mask and are never dropped."""

@@ -27,15 +27,15 @@ from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2PreTrainedModel,
 )
 
+from ..pruning.config import STTSConfig
+from ..pruning.layout import BatchLayout
+from ..pruning.losses import novelty, score_error, weighted_lm_loss
+from ..pruning.visual_tokens import VisualTokens
 from .folder_checks import check_finite, check_frame_size, check_loaded, check_size
 from .generation import PrunedGeneration, as_encoded
 from .images import IMAGE_KEYS, VIDEO_KEYS
 from .llm_attention import BLOCK_SPARSE, llm_block_mask
-from .molmo2_backbone import PrunedInputs, STTSMolmo2Model
-from .pruning.config import STTSConfig
-from .pruning.layout import BatchLayout
-from .pruning.losses import novelty, score_error, weighted_lm_loss
-from .pruning.visual_tokens import VisualTokens
+from .molmo2_vision import PrunedInputs, STTSMolmo2Model
 
 
 @dataclass

@@ -17,16 +17,16 @@ from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2VisionModel,
 )
 
-from .data.video.pixels import normalize
+from ..data.video.pixels import normalize
+from ..pruning.attention import install
+from ..pruning.config import STTSConfig
+from ..pruning.layout import BatchLayout
+from ..pruning.policies import View, choose
+from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
+from ..pruning.visual_tokens import VisualTokens
+from ..pruning.vit import PrunedFeatures, build_scorer, run_dense, run_pruned
+from ..pruning.windows import Grid, window_grid, window_index
 from .images import check_image_tokens, in_placeholder_order, video_placeholders
-from .pruning.attention import install
-from .pruning.config import STTSConfig
-from .pruning.layout import BatchLayout
-from .pruning.policies import View, choose
-from .pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
-from .pruning.visual_tokens import VisualTokens
-from .pruning.vit import PrunedFeatures, build_scorer, run_dense, run_pruned
-from .pruning.windows import Grid, window_grid, window_index
 
 
 @dataclass(frozen=True)

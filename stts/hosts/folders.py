@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..pruning.config import STTSConfig
 from .folder_checks import read_config, read_json, weight_files
-from .pruning.config import STTSConfig
 from .sizes import SIZES
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..pruning.layout import BatchLayout
+from ..pruning.sequence import plan_survivors
 from .images import IMAGE_KEYS, VIDEO_KEYS
-from .pruning.layout import BatchLayout
-from .pruning.sequence import plan_survivors
 
 _OF_THREAD = threading.local()
 

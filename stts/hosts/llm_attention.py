@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .pruning.flex import block_mask, flex
+from ..pruning.flex import block_mask, flex
 
 BLOCK_SPARSE = "block_sparse"
 

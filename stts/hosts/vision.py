@@ -20,12 +20,12 @@ from transformers import (
 from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionModel
 from transformers.utils import ModelOutput
 
-from .data.video.pixels import normalize
-from .pruning.attention import install
-from .pruning.config import STTSConfig
-from .pruning.packing import Packing, unpack
-from .pruning.vit import build_scorer, drops_per_video, run_pruned
-from .pruning.windows import Grid, window_grid
+from ..data.video.pixels import normalize
+from ..pruning.attention import install
+from ..pruning.config import STTSConfig
+from ..pruning.packing import Packing, unpack
+from ..pruning.vit import build_scorer, drops_per_video, run_pruned
+from ..pruning.windows import Grid, window_grid
 
 
 @dataclass

@@ -5,21 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..pruning.config import STTSConfig
 from .folder_checks import BadFolder, one_line
-from .model_folders import (
-    PATH_KEY,
-    ModelSpec,
-    _adapted,
-    as_trained,
-    find_folder,
-    quiet_transformers,
-    says_trained,
-)
-from .pruning.config import STTSConfig
+from .folders import PATH_KEY, ModelSpec, _adapted, as_trained, find_folder, quiet_transformers, says_trained
 from .sizes import SIZES
 
 if TYPE_CHECKING:
-    from .data.processors.molmo2 import VideoProcessor
+    from ..data.processors.molmo2 import VideoProcessor
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
 
@@ -35,8 +27,8 @@ def load_model(
     """
     import torch
 
+    from ..data.processors.molmo2 import VideoProcessor
     from .adapters import adapt
-    from .data.processors.molmo2 import VideoProcessor
     from .llm_attention import choose_llm_attention
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
@@ -81,7 +73,7 @@ def default_device() -> str:
 
 def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None) -> VideoProcessor:
     """The processor alone, as load_model gives it. Of a model on the hub only what it needs is fetched."""
-    from .data.processors.molmo2 import VideoProcessor
+    from ..data.processors.molmo2 import VideoProcessor
 
     on_hub = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
     if on_hub and spec.name not in SIZES:

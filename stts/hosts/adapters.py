@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .folder_checks import check_finite, one_line
-from .model_folders import ADAPTER_FILE, TRAINED_FILE
+from .folders import ADAPTER_FILE, TRAINED_FILE
 
 PEFT_PREFIX = "base_model.model."
 

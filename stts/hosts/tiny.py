@@ -2,7 +2,7 @@
 
 It fits the clips of stts.data.synthetic.clips: 72 px frames of 9 x 9 patches, 9 windows of 3 x 3. Six ViT blocks
 leave room for the whole method: scores after block 3, key bias in block 4, block 5 on kept patches only,
-features of blocks 5 and 4 for the adapter. The same code makes larger ones (stts/sizes.py).
+features of blocks 5 and 4 for the adapter. The same code makes larger ones (stts/hosts/sizes.py).
 
 `shipped_folder` holds trained weights (stts/curriculum.py says how they were made); `make_tiny` writes random
 ones, chosen to learn on a CPU. Keys start as copies of the queries: from the first step on, attention looks for
@@ -27,8 +27,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .data.synthetic import clips as synthetic
-from .files.make_once import make_once
+from ..data.synthetic import clips as synthetic
+from ..files.make_once import make_once
 from .sizes import HEAD_DIM, TINY, Sizes
 
 VERSION = 2

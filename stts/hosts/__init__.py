@@ -1,0 +1,1 @@
+"""The models that are pruned: one file each over what all share."""
