@@ -39,7 +39,7 @@ def main(options: dict) -> None:
 
     from safetensors import SafetensorError
 
-    from stts import convert
+    from stts.convert import convert
 
     functions = {
         "import": convert.from_published,

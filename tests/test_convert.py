@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
-from stts import STTSConfig, STTSMolmo2ForConditionalGeneration, weights
-from stts.convert import from_published, strip_scorer, to_published
+from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts.convert import tensors as weights
+from stts.convert.convert import from_published, strip_scorer, to_published
+from stts.convert.sizes import molmo2_config, training_config
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.published_config import molmo2_config, training_config
 
 SETTINGS = STTSConfig(
     prune_ratio=0.3,
@@ -346,7 +347,7 @@ def test_a_folder_saved_by_training_becomes_a_checkpoint(ours, tensors, tmp_path
 
 @pytest.mark.parametrize("vocabulary", [(48, 16), (10, 54)])
 def test_words_cut_elsewhere_are_cut_where_the_vocabulary_ends(vocabulary):
-    from stts.published import NEW_WORDS, WORDS, with_words_split
+    from stts.convert.names import NEW_WORDS, WORDS, with_words_split
 
     words = torch.randn(64, 5)
     stored = weights.Weights(

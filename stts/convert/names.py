@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import Molmo2Config
 
-from .files.shards import Shapes
-from .hosts.molmo2 import STTSMolmo2ForConditionalGeneration
-from .pruning.scorer import PUBLISHED_NAMES
-from .weights import Weights
+from ..files.shards import Shapes
+from ..hosts.molmo2 import STTSMolmo2ForConditionalGeneration
+from ..pruning.scorer import PUBLISHED_NAMES
+from .tensors import Weights
 
 HEAD = "transformer.ff_out.weight"
 """Output head. Checkpoints trained with weight_tying have none: it is the table of words."""

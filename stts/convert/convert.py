@@ -21,12 +21,12 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from torch import Tensor
 from transformers import Molmo2Config
 
-from .files.durable import whole_folder
-from .files.make_once import MARKER
-from .files.shards import Shapes
-from .hosts.folders import check_folder
-from .pruning.config import STTSConfig
-from .published import (
+from ..files.durable import whole_folder
+from ..files.make_once import MARKER
+from ..files.shards import Shapes
+from ..hosts.folders import check_folder
+from ..pruning.config import STTSConfig
+from .names import (
     HEAD,
     SCORER,
     WORDS,
@@ -36,7 +36,7 @@ from .published import (
     with_words_split,
     without_surplus,
 )
-from .published_config import (
+from .sizes import (
     TAKE_LIKE,
     molmo2_config,
     read_training_config,
@@ -44,7 +44,7 @@ from .published_config import (
     training_config,
     weight_tying,
 )
-from .weights import (
+from .tensors import (
     MODEL_FILE,
     SHARDED_FOLDER,
     Weights,

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files.shards import Shapes, ShardReader
+from ..files.shards import Shapes, ShardReader
 
 SHARD_BYTES = 2 * 2**30
 """Most a safetensors file holds, but for a single tensor that is larger."""

@@ -1,0 +1,1 @@
+"""Published training checkpoints and the folders of this library."""
