@@ -80,7 +80,7 @@ def preload() -> None:
     import stts.data
     import stts.hosts.molmo2
     import stts.train
-    import stts.visualize  # noqa: F401
+    import stts.viz.figure  # noqa: F401
 
 
 def start(run: dict[str, Any], log: Path, kill_at: int | None = None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.drawing import DrawingConfig, folder_for, headline
 from stts.eval.config import warn_if_untrained
 from stts.eval.records import write_json
 from stts.hosts.folders import ModelSpec, find_folder
@@ -13,6 +12,7 @@ from stts.hosts.load import load_model
 from stts.next_command import of_model, suggest
 from stts.pruning.config import STTSConfig
 from stts.run_names import named_after_weights
+from stts.viz.config import DrawingConfig, folder_for, headline
 
 
 def main(config: dict[str, Any]) -> None:
@@ -27,9 +27,9 @@ def main(config: dict[str, Any]) -> None:
 
     import torch
 
-    from stts.film import write_film
-    from stts.kept import ask_about, describe_kept, look_at
-    from stts.sheet import draw_sheet
+    from stts.viz.contact_sheet import draw_sheet
+    from stts.viz.kept_video import ask_about, describe_kept, look_at
+    from stts.viz.movie import write_film
 
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(model_spec, stts, config["checkpoint"])

@@ -30,7 +30,7 @@ from .hosts.load import default_device, load_model
 from .pruning.config import STTSConfig
 from .train import train
 from .train_config import LearningRates, TrainConfig
-from .visualize import draw_curves
+from .viz.curves import draw_curves
 
 
 @dataclass(frozen=True)

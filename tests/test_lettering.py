@@ -11,9 +11,9 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 
-from stts import lettering
-from stts.lettering import drawable
-from stts.visualize import draw_kept
+from stts.viz import lettering
+from stts.viz.lettering import drawable
+from stts.viz.overlay import draw_kept
 
 HIDDEN = "\U00010380"
 """A letter of Ugaritic, which no font here is expected to have."""

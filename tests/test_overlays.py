@@ -6,7 +6,7 @@ import torch
 
 from stts.data.feed.collator import Collator
 from stts.data.video.pixels import patchify, unpatchify
-from stts.overlays import draw_batch, first_video
+from stts.viz.overlay import draw_batch, first_video
 
 
 def example(frames: np.ndarray, patch_size: int, name: str) -> dict:

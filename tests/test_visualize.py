@@ -13,11 +13,13 @@ from matplotlib import image
 
 from stts.cli import CONFIG_DIR, launch
 from stts.data import read_video
-from stts.drawing import folder_for
-from stts.film import HEAD, write_film
-from stts.kept import KeptVideo, describe_kept
-from stts.sheet import LEFT, draw_sheet, heat_map, heat_norm
-from stts.visualize import dim_dropped, draw_curves, draw_kept
+from stts.viz.config import folder_for
+from stts.viz.contact_sheet import LEFT, draw_sheet, heat_map, heat_norm
+from stts.viz.curves import draw_curves
+from stts.viz.figure import dim_dropped
+from stts.viz.kept_video import KeptVideo, describe_kept
+from stts.viz.movie import HEAD, write_film
+from stts.viz.overlay import draw_kept
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "visualize.py"
 

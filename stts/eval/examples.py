@@ -17,9 +17,9 @@ from ..data.processors.molmo2 import VideoProcessor
 from ..data.prompts import LETTERS
 from ..hosts.folders import ModelSpec
 from ..hosts.load import load_model
-from ..kept import PICTURE_SIDE, KeptVideo, kept_of
 from ..pruning.config import STTSConfig
-from ..visualize import draw_kept
+from ..viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
+from ..viz.overlay import draw_kept
 from .config import EvalConfig
 from .html_report import Example, Section
 from .runner import weights_digest

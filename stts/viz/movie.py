@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .data.video.encode import write_video
-from .kept import KeptVideo
-from .sheet import LEFT, LINE, axes_at, draw_frame, draw_shares, draw_title, heat_map, heat_norm
-from .visualize import dim_dropped
+from ..data.video.encode import write_video
+from .contact_sheet import LEFT, LINE, axes_at, draw_frame, draw_shares, draw_title, heat_map, heat_norm
+from .figure import dim_dropped
+from .kept_video import KeptVideo
 
 DPI = 100
 PANEL = (4.0, 3.0)

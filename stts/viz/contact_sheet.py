@@ -13,9 +13,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from .kept import KeptVideo
+from .figure import bare, dim_dropped, save_figure, spread_evenly
+from .kept_video import KeptVideo
 from .lettering import drawable
-from .visualize import bare, dim_dropped, save_figure, spread_evenly
 
 HEAT = "inferno"
 HEAT_OPACITY = 0.65

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .chat import answer, prompt_inputs
-from .data.answers import parse_letter
-from .data.processors.molmo2 import VideoProcessor
-from .data.video.read import Clip, read_video
-from .drawing import DrawingConfig
+from ..chat import answer, prompt_inputs
+from ..data.answers import parse_letter
+from ..data.processors.molmo2 import VideoProcessor
+from ..data.video.read import Clip, read_video
+from .config import DrawingConfig
 
 PICTURE_SIDE = 384
 """Pixels of the square pictures that are drawn on; what the model sees may be smaller."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .pruning.config import STTSConfig
+from ..pruning.config import STTSConfig
 
 READING = ("max_fps", "backend", "sampling", "start", "end", "folder_fps")
 

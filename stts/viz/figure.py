@@ -1,0 +1,53 @@
+"""Pictures: which windows survived, frame by frame, and the curves of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DIMMED = 0.3
+"""Brightness of a dropped window, which also turns blue."""
+BLUE = np.array([10, 25, 70])
+
+
+def dim_dropped(frame: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Darken the dropped windows of one frame and tint them blue.
+
+    frame: (H, W, 3) uint8; keep: (rows, cols) bool, True = kept. Returns (H, W, 3) uint8.
+    """
+    rows, cols = keep.shape
+    y = np.arange(frame.shape[0]) * rows // frame.shape[0]
+    x = np.arange(frame.shape[1]) * cols // frame.shape[1]
+    dimmed = frame.mean(-1, keepdims=True) * DIMMED + BLUE
+    return np.where(keep[y][:, x][..., None], frame, dimmed).astype(np.uint8)
+
+
+def spread_evenly(count: int, limit: int) -> np.ndarray:
+    """Indices of at most `limit` of `count` things, evenly spaced, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
+
+
+def bare(ax: Axes) -> None:
+    """Leave nothing of the axes but what is drawn in them."""
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> Path:
+    """Write a figure as PNG, whole or not at all, and let go of it. Returns path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    figure.savefig(partial, dpi=dpi, format="png")
+    plt.close(figure)
+    partial.replace(path)
+    return path
