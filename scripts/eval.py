@@ -40,8 +40,8 @@ def main(config: dict[str, Any]) -> int | None:
 
     import torch
 
-    from stts.eval.report import print_group, print_results
     from stts.eval.runner import evaluate
+    from stts.eval.summary import print_group, print_results
     from stts.pruning.attention import describe_attention
     from stts.trainer import join_processes
 

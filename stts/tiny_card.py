@@ -14,8 +14,8 @@ import torch
 from .data.synthetic.clips import make_clip
 from .data.synthetic.spec import SyntheticSpec
 from .eval.config import EvalConfig
-from .eval.report import print_results
 from .eval.runner import evaluate
+from .eval.summary import print_results
 from .eval.tasks.base import BenchmarkSpec, Question
 from .eval.tasks.data import load_test_rows
 from .files.make_once import MARKER

@@ -19,14 +19,14 @@ from hydra import compose, initialize_config_dir
 from miniatures import MINIATURES, come_out, write_file, write_miniature
 from omegaconf import OmegaConf
 
-import stts.eval.watching as watching
+import stts.eval.reading as watching
 from stts.cli import CONFIG_DIR, from_dict
 from stts.data import VideoProcessor, read_video, write_video
 from stts.eval.config import EvalConfig
 from stts.eval.plan import folder_of, one_by_one
+from stts.eval.reading import read_clip
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
-from stts.eval.watching import read_clip
 from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
 
 pytest.importorskip("pyarrow")

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from stts.eval.compare import compare_runs, print_compared, print_comparison
 from stts.eval.records import write_json
-from stts.eval.report import duration_of, speed_of, summarize
 from stts.eval.statistics import difference_interval, mcnemar_exact
+from stts.eval.summary import duration_of, speed_of, summarize
 
 SPANS = (10.0, 15.0, 40.0, 100.0, 4000.0)
 

@@ -27,13 +27,13 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import Molmo2ForConditionalGeneration
 
-import stts.eval.watching as watching
+import stts.eval.reading as watching
 from stts.cli import CONFIG_DIR, explain
 from stts.data import VideoError, VideoProcessor, multiple_choice_prompt, read_video, write_video
 from stts.eval.config import EvalConfig
 from stts.eval.records import Records, check_settings, write_json
-from stts.eval.report import print_results
 from stts.eval.runner import evaluate
+from stts.eval.summary import print_results
 from stts.eval.tasks import Question
 from stts.eval.tasks.subtitles import Subtitles
 from stts.hosts.molmo2 import STTSMolmo2ForConditionalGeneration

@@ -18,9 +18,9 @@ from stts.data.check import check_data
 from stts.data.rows import checked_rows
 from stts.data.video.frame_folder import FOLDER_FPS
 from stts.eval.config import EvalConfig
+from stts.eval.reading import read_clip
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
-from stts.eval.watching import read_clip
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
 

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-import stts.eval.pace as pace_module
-from stts.eval.pace import show_pace
+import stts.eval.progress as pace_module
+from stts.eval.progress import show_pace
 
 
 class Clock:

@@ -14,9 +14,9 @@ from painted import encode, keep_bytes
 
 from stts.data import VideoError, read_video, write_video
 from stts.eval.config import EvalConfig
+from stts.eval.portions import batches, by_clip, portions, share_of
+from stts.eval.reading import map_ahead, read_clip, shown_until
 from stts.eval.tasks import Question
-from stts.eval.watching import map_ahead, read_clip, shown_until
-from stts.eval.work import batches, by_clip, portions, share_of
 
 CONFIG = EvalConfig("own", frames=100, max_fps=8.0, progress=False)
 

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from .records import prediction_files
-from .report import label_groups
 from .runs import EvaluatedRun, read_run
 from .statistics import difference_interval, group_intervals, mcnemar_exact
+from .summary import label_groups
 
 Record = Mapping[str, Any]
 SAME = ("question", "options", "answer")

@@ -20,11 +20,11 @@ from ..data.processors.molmo2 import VideoProcessor
 from ..hosts.flops import FRAME_MARKERS, multiply_adds
 from .config import EvalConfig
 from .plan import Run
+from .reading import read_clip, seen_evidence
 from .records import write_json
 from .sweep import read_records
 from .sweep_config import SweepConfig
 from .tasks.base import Question
-from .watching import read_clip, seen_evidence
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from ..viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
 from ..viz.overlay import draw_kept
 from .config import EvalConfig
 from .html_report import Example, Section
+from .reading import read_clip, seen_evidence
 from .runner import weights_digest
 from .runs import EvaluatedRun
 from .tasks.base import BenchmarkSpec, Question
 from .tasks.registry import load_questions
-from .watching import read_clip, seen_evidence
 
 NEEDED = ("benchmark", "checkpoint", "frames", "model", "policy", "prune_ratio", "seed", "stts", "video")
 """What a run's config.yaml must have for its model to be asked again."""

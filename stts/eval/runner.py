@@ -23,12 +23,12 @@ from ..data.processors.molmo2 import VideoProcessor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
 from .config import EvalConfig
-from .pace import Pace, show_pace
+from .portions import Portion, batches, portions, share_of
+from .progress import Pace, show_pace
+from .reading import Watched, map_ahead, watch
 from .records import Record, Records, describe, write_json
-from .report import speed_of, summarize
+from .summary import speed_of, summarize
 from .tasks.base import Question
-from .watching import Watched, map_ahead, watch
-from .work import Portion, batches, portions, share_of
 
 logger = logging.getLogger(__name__)
 
