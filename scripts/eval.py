@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import from_dict, launch
-from stts.eval.compare import print_compared
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
+from stts.eval.report.compare import print_compared
 from stts.eval.tasks import BenchmarkSpec
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model

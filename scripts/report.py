@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stts.cli import launch
-from stts.eval.html_report import make_sections, write_report
-from stts.eval.runs import find_runs, name_runs
+from stts.eval.report.html import make_sections, write_report
+from stts.eval.report.runs import find_runs, name_runs
 
 
 def main(config: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def main(config: dict[str, Any]) -> None:
     sections = make_sections(found, names)
     drawn = []
     if examples:
-        from stts.eval.examples import draw_examples
+        from stts.eval.report.examples import draw_examples
 
         drawn = [example for section in sections for example in draw_examples(section, examples)]
     page, table = write_report(Path(config["output_dir"]), sections, drawn, config["title"])

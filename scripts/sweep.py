@@ -7,10 +7,10 @@ from typing import Any
 
 from stts.cli import from_dict, launch
 from stts.eval.config import warn_if_untrained
-from stts.eval.pareto import name_cell
 from stts.eval.plan import folder_of, plan_run
-from stts.eval.sweep import finish_sweep
-from stts.eval.sweep_config import SweepConfig, cell_config, made_of
+from stts.eval.sweep.config import SweepConfig, cell_config, made_of
+from stts.eval.sweep.pareto import name_cell
+from stts.eval.sweep.sweep import finish_sweep
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
 from stts.next_command import suggest
@@ -36,8 +36,8 @@ def main(config: dict[str, Any]) -> None:
 
     import torch
 
-    from stts.eval.cost import cost_of
     from stts.eval.runner import evaluate
+    from stts.eval.sweep.cost import cost_of
     from stts.trainer import join_processes
 
     processes = join_processes()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stts.eval.compare import compare_runs, print_compared, print_comparison
 from stts.eval.records import write_json
+from stts.eval.report.compare import compare_runs, print_compared, print_comparison
 from stts.eval.statistics import difference_interval, mcnemar_exact
 from stts.eval.summary import duration_of, speed_of, summarize
 

@@ -12,9 +12,9 @@ import pytest
 
 from stts.cli import CONFIG_DIR, launch
 from stts.config_files import documented_keys
-from stts.eval.html_report import Example, make_sections, overview, render_html, render_markdown
 from stts.eval.records import write_json
-from stts.eval.runs import find_runs, name_runs
+from stts.eval.report.html import Example, make_sections, overview, render_html, render_markdown
+from stts.eval.report.runs import find_runs, name_runs
 from stts.eval.summary import summarize
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "report.py"

@@ -18,12 +18,12 @@ from rich.console import Console
 from stts.chat import load
 from stts.cli import CONFIG_DIR, launch
 from stts.eval.config import EvalConfig
-from stts.eval.cost import measure_cost
-from stts.eval.pareto import COSTS, Point, find_trades, frontier
 from stts.eval.statistics import share_interval
-from stts.eval.sweep import print_sweep, summarize_sweep, with_unit
-from stts.eval.sweep_config import SweepConfig, cell_config
-from stts.eval.sweep_figure import draw_sweep
+from stts.eval.sweep.config import SweepConfig, cell_config
+from stts.eval.sweep.cost import measure_cost
+from stts.eval.sweep.figure import draw_sweep
+from stts.eval.sweep.pareto import COSTS, Point, find_trades, frontier
+from stts.eval.sweep.sweep import print_sweep, summarize_sweep, with_unit
 from stts.eval.tasks.base import Question
 from stts.hosts.flops import multiply_adds
 

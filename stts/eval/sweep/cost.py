@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.evidence import evidence_scores
-from ..data.feed.collator import Collator
-from ..data.processors.molmo2 import VideoProcessor
-from ..hosts.flops import FRAME_MARKERS, multiply_adds
-from .config import EvalConfig
-from .plan import Run
-from .reading import read_clip, seen_evidence
-from .records import write_json
+from ...data.evidence import evidence_scores
+from ...data.feed.collator import Collator
+from ...data.processors.molmo2 import VideoProcessor
+from ...hosts.flops import FRAME_MARKERS, multiply_adds
+from ..config import EvalConfig
+from ..plan import Run
+from ..reading import read_clip, seen_evidence
+from ..records import write_json
+from ..tasks.base import Question
+from .config import SweepConfig
 from .sweep import read_records
-from .sweep_config import SweepConfig
-from .tasks.base import Question
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ..viz.figure import save_figure
-from ..viz.lettering import drawable
+from ...viz.figure import save_figure
+from ...viz.lettering import drawable
 from .pareto import COSTS, Point, frontier_by
 
 LABELS = {"seconds": "seconds per video", "visual_tokens": "visual tokens per video"}

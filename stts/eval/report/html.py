@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..files.durable import write_whole
+from ...files.durable import write_whole
 from .runs import Difference, EvaluatedRun, Share
 
 TEMPLATE = "report.html.j2"

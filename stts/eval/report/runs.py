@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .records import read_predictions
-from .statistics import difference_interval, mcnemar_exact
+from ..records import read_predictions
+from ..statistics import difference_interval, mcnemar_exact
 
 logger = logging.getLogger(__name__)
 

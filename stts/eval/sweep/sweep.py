@@ -10,11 +10,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..plan import Run
+from ..records import read_predictions, write_json
+from ..tasks.base import Question
+from .config import SweepConfig
 from .pareto import COSTS, Point, Trade, find_trades, frontier_by
-from .plan import Run
-from .records import read_predictions, write_json
-from .sweep_config import SweepConfig
-from .tasks.base import Question
 
 SHOWN = 8
 """Trades that are printed of each cost; sweep.json has them all."""
@@ -53,7 +53,7 @@ def finish_sweep(
 
     cells, runs, costs: settings, plan and cost of each cell, all of them evaluated.
     """
-    from .sweep_figure import draw_sweep
+    from .figure import draw_sweep
 
     points = [
         make_point(cell, read_records(run.folder, run.questions), cost)

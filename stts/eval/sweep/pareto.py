@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import difference_interval, share_interval
+from ..statistics import difference_interval, share_interval
 
 COSTS = ("seconds", "visual_tokens")
 """What accuracy is held against."""

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..pruning.config import STTSConfig
+from ...pruning.config import STTSConfig
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ import torch
 import yaml
 from torch import nn
 
-from ..cli import from_dict
-from ..data.evidence import evidence_items, evidence_scores
-from ..data.processors.molmo2 import VideoProcessor
-from ..data.prompts import LETTERS
-from ..hosts.folders import ModelSpec
-from ..hosts.load import load_model
-from ..pruning.config import STTSConfig
-from ..viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
-from ..viz.overlay import draw_kept
-from .config import EvalConfig
-from .html_report import Example, Section
-from .reading import read_clip, seen_evidence
-from .runner import weights_digest
+from ...cli import from_dict
+from ...data.evidence import evidence_items, evidence_scores
+from ...data.processors.molmo2 import VideoProcessor
+from ...data.prompts import LETTERS
+from ...hosts.folders import ModelSpec
+from ...hosts.load import load_model
+from ...pruning.config import STTSConfig
+from ...viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
+from ...viz.overlay import draw_kept
+from ..config import EvalConfig
+from ..reading import read_clip, seen_evidence
+from ..runner import weights_digest
+from ..tasks.base import BenchmarkSpec, Question
+from ..tasks.registry import load_questions
+from .html import Example, Section
 from .runs import EvaluatedRun
-from .tasks.base import BenchmarkSpec, Question
-from .tasks.registry import load_questions
 
 NEEDED = ("benchmark", "checkpoint", "frames", "model", "policy", "prune_ratio", "seed", "stts", "video")
 """What a run's config.yaml must have for its model to be asked again."""

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .records import prediction_files
+from ..records import prediction_files
+from ..statistics import difference_interval, group_intervals, mcnemar_exact
+from ..summary import label_groups
 from .runs import EvaluatedRun, read_run
-from .statistics import difference_interval, group_intervals, mcnemar_exact
-from .summary import label_groups
 
 Record = Mapping[str, Any]
 SAME = ("question", "options", "answer")

@@ -1,0 +1,1 @@
+"""What evaluations say: comparisons, and one page of HTML."""

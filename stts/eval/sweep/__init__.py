@@ -1,0 +1,1 @@
+"""Accuracy over cost: one checkpoint at many frame counts and prune ratios."""
