@@ -28,8 +28,8 @@ from stts.eval.records import read_predictions, write_json
 from stts.eval.tasks.base import BenchmarkSpec, Question
 from stts.eval.tasks.registry import load_questions
 from stts.hosts.folders import ModelSpec
-from stts.provenance import provenance
 from stts.pruning.config import STTSConfig
+from stts.train.provenance import provenance
 
 KEYS = {"accuracy": "accuracy", "evidence_recall": "evidence kept"}
 ALL = "all"

@@ -79,7 +79,7 @@ def preload() -> None:
     """Import what training imports, and start no thread."""
     import stts.data
     import stts.hosts.molmo2
-    import stts.train
+    import stts.train.loop
     import stts.viz.figure  # noqa: F401
 
 
@@ -143,7 +143,7 @@ def disturb(kind: str | None, run: dict[str, Any], log: Path, longest: float, rn
 def damage_newest(run: Path, rng: random.Random) -> str | None:
     """Truncate or remove a file of the newest checkpoint, if there is one before it and the run still needs them;
     returns what was done."""
-    from stts.checkpoint import checkpoints
+    from stts.train.run_folder import checkpoints
 
     whole = checkpoints(run)
     if len(whole) < 2 or (run / "model").is_dir():  # a finished run reads no checkpoint again
@@ -165,7 +165,8 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def differences(run: Path, reference: Path) -> list[str]:
     """What distinguishes a finished run from the one that was left alone; must be nothing."""
-    from stts.checkpoint import check_files, checkpoints
+    from stts.train.checkpoint import check_files
+    from stts.train.run_folder import checkpoints
 
     found = []
     if rows(run) != rows(reference):

@@ -31,10 +31,10 @@ from presets import PRESETS, TEXT_PER_FRAME, TEXT_TOKENS, build_model, make_inpu
 from speed_figure import draw
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
-from stts.compiled import compile_layers
 from stts.hosts.flops import limit, vision_limit
 from stts.hosts.llm_attention import choose_llm_attention
 from stts.pruning.config import BACKENDS
+from stts.train.compiled import compile_layers
 
 MODES = ("train", "prefill", "vit", "generate")
 POLICY_OF = {"pruned": "scorer", "after-vit": "evs", "tome": "tome"}

@@ -10,7 +10,7 @@ from typing import Any
 from stts.cli import from_dict, launch
 from stts.data.load import prepare_data
 from stts.next_command import suggest
-from stts.run_config import CheckConfig, RunConfig
+from stts.train.run_config import CheckConfig, RunConfig
 
 
 def main(config: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from stts.next_command import of_model, suggest
 from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes
 from stts.run_names import named_after_weights
-from stts.settings import write_settings
+from stts.train.run_folder import write_settings
 
 
 def main(config: dict[str, Any]) -> int | None:
@@ -42,8 +42,8 @@ def main(config: dict[str, Any]) -> int | None:
 
     from stts.eval.runner import evaluate
     from stts.eval.summary import print_group, print_results
+    from stts.processes import join_processes
     from stts.pruning.attention import describe_attention
-    from stts.trainer import join_processes
 
     processes = join_processes()
     if processes.num_processes > 1:

@@ -17,7 +17,7 @@ from stts.next_command import suggest
 from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes
 from stts.run_names import named_after_weights
-from stts.settings import write_settings
+from stts.train.run_folder import write_settings
 
 
 def main(config: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ def main(config: dict[str, Any]) -> None:
 
     from stts.eval.runner import evaluate
     from stts.eval.sweep.cost import cost_of
-    from stts.trainer import join_processes
+    from stts.processes import join_processes
 
     processes = join_processes()
     if processes.num_processes > 1:

@@ -8,16 +8,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from stts.checkpoint import is_finished
 from stts.cli import launch
 from stts.data.digest import with_digests
 from stts.hosts.folders import find_folder
 from stts.hosts.load import load_model
-from stts.periodic_eval import periodic_evaluation
 from stts.relaunch import start_all_processes
-from stts.run_config import RunConfig
-from stts.settings import check_output_dir, make_output_dir
-from stts.stopping import end_on_sigterm
+from stts.train.periodic_eval import periodic_evaluation
+from stts.train.run_config import RunConfig
+from stts.train.run_folder import check_output_dir, is_finished, make_output_dir
+from stts.train.signals import end_on_sigterm
 
 
 def main(config: dict[str, Any]) -> int:
@@ -38,8 +37,8 @@ def main(config: dict[str, Any]) -> int:
     import torch
 
     from stts.data import training_data
-    from stts.train import Interrupted, train
-    from stts.trainer import join_processes
+    from stts.processes import join_processes
+    from stts.train.loop import Interrupted, train
 
     torch.manual_seed(run.train.seed)  # of a fresh scorer's weights
     model, processor = load_model(run.model, run.stts, run.checkpoint)

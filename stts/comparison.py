@@ -28,8 +28,8 @@ from .eval.tasks.base import Question
 from .hosts.folders import ModelSpec, find_folder
 from .hosts.load import default_device, load_model
 from .pruning.config import STTSConfig
-from .train import train
-from .train_config import LearningRates, TrainConfig
+from .train.config import LearningRates, TrainConfig
+from .train.loop import train
 from .viz.curves import draw_curves
 
 

@@ -36,9 +36,9 @@ from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels,
 from .hosts.load import default_device
 from .hosts.sizes import SIZES
 from .hosts.tiny import make_tiny
-from .optim import build_optimizer, freeze, set_lr
 from .scenes import Conversation, Scene, load_scenes
-from .train_config import TrainConfig
+from .train.config import TrainConfig
+from .train.optim import build_optimizer, freeze, set_lr
 
 VERSION = 1
 """Raise it when the same settings would give other weights."""

@@ -21,7 +21,7 @@ from kills import kill_before
 from two_processes import draw_nothing, run
 
 import stts.hosts.molmo2  # noqa: F401 (once, not in every process)
-from stts.tracking import Tracker
+from stts.train.tracking import Tracker
 
 KILLS = [
     (0, "os.rename", "*/checkpoints/.shards.partial", 2),

@@ -11,21 +11,25 @@ import pytest
 import torch
 from kills import killed_at
 
-from stts.checkpoint import (
+from stts.train.checkpoint import (
     Damaged,
     Progress,
     check_files,
-    checkpoint_path,
-    checkpoints,
     clean_up,
-    is_finished,
     load_checkpoint,
-    newest_checkpoint,
     resume,
     save_checkpoint,
 )
-from stts.rng import rng_state, set_rng_state
-from stts.settings import check_output_dir, flatten, write_settings
+from stts.train.rng import rng_state, set_rng_state
+from stts.train.run_folder import (
+    check_output_dir,
+    checkpoint_path,
+    checkpoints,
+    flatten,
+    is_finished,
+    newest_checkpoint,
+    write_settings,
+)
 
 
 class Host(torch.nn.Linear):

@@ -11,14 +11,14 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 import stts.pruning.attention
-import stts.startup
+import stts.train.prepare
 from stts import STTSConfig
-from stts.compiled import compile_layers
 from stts.data import Collator, VideoQADataset
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.tracking import Tracker
-from stts.train import TrainConfig, train
+from stts.train.compiled import compile_layers
+from stts.train.loop import TrainConfig, train
+from stts.train.tracking import Tracker
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,9 @@ def test_a_compiled_run_learns_the_same_and_saves_under_the_same_names(
     monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
     monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
     compiler = CompileCounterWithBackend("eager")
-    monkeypatch.setattr(stts.startup, "compile_layers", functools.partial(compile_layers, backend=compiler))
+    monkeypatch.setattr(
+        stts.train.prepare, "compile_layers", functools.partial(compile_layers, backend=compiler)
+    )
     rows, names = [], []
     for compiled in (False, True):
         config = TrainConfig(

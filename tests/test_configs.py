@@ -17,13 +17,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stts.checkpoint import newest_checkpoint
 from stts.cli import CONFIG_DIR, explain, from_dict, launch
 from stts.config_files import documented_keys
 from stts.data.video.config import VideoConfig
-from stts.run_config import RunConfig, WandbConfig
-from stts.settings import flatten
-from stts.train_config import LearningRates, LoraSettings, ParallelConfig, TrainConfig
+from stts.train.config import LearningRates, LoraSettings, ParallelConfig, TrainConfig, WandbConfig
+from stts.train.run_config import RunConfig
+from stts.train.run_folder import flatten, newest_checkpoint
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "train.py"
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))

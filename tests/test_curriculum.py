@@ -29,7 +29,7 @@ from stts.hosts.load import load_model
 from stts.hosts.tiny import shipped_folder
 from stts.scenes import Conversation, Scene, load_scenes, without_options
 from stts.tiny_card import install, score
-from stts.train_config import LearningRates, TrainConfig
+from stts.train.config import LearningRates, TrainConfig
 
 CONFIG = Path(__file__).parents[1] / "configs" / "make_tiny.yaml"
 DATA = {"num_train": 2, "num_test": 2, "seed": 4, "questions_per_clip": 99}

@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from stts.cli import CONFIG_DIR
-from stts.run_config import RunConfig
-from stts.train_config import LearningRates, TrainConfig
+from stts.train.config import LearningRates, TrainConfig
+from stts.train.run_config import RunConfig
 
 FILES = sorted((CONFIG_DIR / "experiment").glob("*.yaml"))
 MODELS = {

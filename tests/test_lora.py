@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 from transformers import Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
-from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.hosts.adapters import is_adapter
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.lora import add_adapters, merged, save_adapters
-from stts.optim import freeze
-from stts.parallel import in_one_piece
-from stts.tracking import Tracker
-from stts.train import TrainConfig, train
-from stts.train_config import LoraSettings
+from stts.train.config import LoraSettings
+from stts.train.loop import TrainConfig, train
+from stts.train.lora import add_adapters, merged, save_adapters
+from stts.train.optim import freeze
+from stts.train.parallel import in_one_piece
+from stts.train.run_folder import newest_checkpoint
+from stts.train.tracking import Tracker
 
 LORA = LoraSettings(rank=4, alpha=6, targets=("q_proj", "v_proj", "down_proj"))
 

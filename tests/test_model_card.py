@@ -9,7 +9,7 @@ import yaml
 
 from stts import STTSConfig
 from stts.files.durable import append_rows
-from stts.model_card import front_matter, read_front_matter, run_card
+from stts.train.model_card import front_matter, read_front_matter, run_card
 
 SETTINGS = {
     "checkpoint": None,

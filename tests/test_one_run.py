@@ -19,15 +19,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_train import Calls, config, rows, weights
 
 from stts import STTSConfig
-from stts.checkpoint import checkpoints, newest_checkpoint
 from stts.data import DataSpec, VideoQADataset
 from stts.data.digest import with_digests
 from stts.files.lock import NAME, only_run
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.settings import check_output_dir, make_output_dir, read_settings, write_settings
-from stts.startup import refuse_damaged_weights
-from stts.train import train
+from stts.train.loop import train
+from stts.train.prepare import refuse_damaged_weights
+from stts.train.run_folder import (
+    check_output_dir,
+    checkpoints,
+    make_output_dir,
+    newest_checkpoint,
+    read_settings,
+    write_settings,
+)
 
 ROW = {"id": "a", "video": None, "question": "What is red?", "answer": "red"}
 
@@ -251,7 +257,7 @@ def test_a_disk_that_ends_in_the_optimizer_state_or_a_row_is_told(tmp_path, setu
     def end_of_the_disk(*args):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
 
-    monkeypatch.setattr("stts.checkpoint.save_model", end_of_the_disk)
+    monkeypatch.setattr("stts.train.checkpoint.save_model", end_of_the_disk)
     try:
         with pytest.raises(ValueError, match=r"cannot go on in .*optimizer\.pt"):
             train(model, processor, data, config(max_steps=1), tmp_path / "run")

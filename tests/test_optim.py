@@ -8,8 +8,8 @@ import torch
 from molmo2_factory import tiny_config
 
 from stts import STTSMolmo2ForConditionalGeneration
-from stts.optim import build_optimizer, freeze, lr_factor, parameter_groups, set_lr
-from stts.train_config import LearningRates, TrainConfig
+from stts.train.config import LearningRates, TrainConfig
+from stts.train.optim import build_optimizer, freeze, lr_factor, parameter_groups, set_lr
 
 RATES = LearningRates(vision=1e-4, adapter=2e-4, llm=3e-4, scorer=4e-4)
 

@@ -18,15 +18,15 @@ from transformers import Molmo2ForConditionalGeneration
 from two_processes import CASES, draw_nothing, mean_logit, run
 
 from stts import STTSConfig
-from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
 from stts.files.durable import read_rows
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.parallel import units
-from stts.tracking import Tracker
-from stts.train_config import ParallelConfig
+from stts.train.config import ParallelConfig
+from stts.train.parallel import units
+from stts.train.run_folder import newest_checkpoint
+from stts.train.tracking import Tracker
 
 pytestmark = pytest.mark.slow
 COMPARED = ("loss", "lm_loss", "aux_loss", "grad_norm", "kept", "score_mean", "score_std", "lr")

@@ -17,9 +17,9 @@ from stts import STTSConfig
 from stts.data import VideoQADataset
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.model_card import read_front_matter
-from stts.stopping import end_on_sigterm
-from stts.train import TrainConfig, WandbConfig, train
+from stts.train.loop import TrainConfig, WandbConfig, train
+from stts.train.model_card import read_front_matter
+from stts.train.signals import end_on_sigterm
 
 ROOT = Path(__file__).resolve().parents[1]
 # clocks, and what a process remembers only while it lives

@@ -30,7 +30,7 @@ from stts.hosts.load import load_model
 from stts.hosts.sizes import SIZES, SMALL, TINY, Sizes
 from stts.hosts.tiny import SHIPPED, build_config, make_tiny
 from stts.scenes import Scene, load_scenes
-from stts.train_config import LearningRates, TrainConfig
+from stts.train.config import LearningRates, TrainConfig
 
 REDUCED = dataclasses.replace(
     SMALL,

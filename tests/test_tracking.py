@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stts import tracking
-from stts.checkpoint import evaluation_folder
 from stts.files.durable import append_rows
-from stts.provenance import git_state
-from stts.run_config import WandbConfig
-from stts.tracking import Tracker
+from stts.train import tracking
+from stts.train.config import WandbConfig
+from stts.train.provenance import git_state
+from stts.train.run_folder import evaluation_folder
+from stts.train.tracking import Tracker
 
 
 def row(step: int, **changes) -> dict:
@@ -222,8 +222,8 @@ def test_wandb_is_imported_only_when_asked_for_and_takes_rows_pictures_and_table
         folder / "predictions.jsonl", [{"id": "q", "options": ["a", "b"], "correct": True, "kept": 0.5}]
     )
     code = (
-        "import sys; from pathlib import Path; from stts.tracking import Tracker; import numpy as np; "
-        "from stts.run_config import WandbConfig; from stts.viz.figure import draw_kept\n"
+        "import sys; from pathlib import Path; from stts.train.tracking import Tracker; import numpy as np; "
+        "from stts.train.run_config import WandbConfig; from stts.viz.figure import draw_kept\n"
         "with Tracker(Path(sys.argv[1]), 1): pass\n"
         "assert 'wandb' not in sys.modules\n"
         "frames, keep = np.zeros((2, 6, 6, 3), 'uint8'), np.ones((2, 2, 2), bool)\n"

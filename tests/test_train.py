@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from stts import STTSConfig
-from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.train import Interrupted, LearningRates, TrainConfig, train
-from stts.trainer import Trainer
+from stts.train.loop import Interrupted, LearningRates, TrainConfig, train
+from stts.train.run_folder import newest_checkpoint
+from stts.train.trainer import Trainer
 
 # what a process saw before it was stopped is not saved
 TIMED = ("seconds", "tokens_per_s", "data_wait", "churn")
@@ -270,7 +270,7 @@ def test_bf16_trains(setup, straight, tmp_path):
 
 
 def changed_parts(before: dict, model) -> set[str]:
-    from stts.optim import group_of
+    from stts.train.optim import group_of
 
     return {group_of(n) for n, p in model.named_parameters() if not torch.equal(before[n], p)}
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from test_train import Calls, config, rows, weights
 
 from stts import STTSConfig
-from stts.checkpoint import newest_checkpoint
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
 from stts.data.feed.feed import BadData
 from stts.data.feed.order import Order, Place
 from stts.files.durable import read_rows
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.optim import lr_factor, set_lr
-from stts.train import Interrupted, train
-from stts.trainer import Trainer
+from stts.train.loop import Interrupted, train
+from stts.train.optim import lr_factor, set_lr
+from stts.train.run_folder import newest_checkpoint
+from stts.train.trainer import Trainer
 
 PACKED = {"batch_size": 1, "max_tokens": 480, "max_frames": 10, "pack_buffer": 4, "loss_weight": "example"}
 

@@ -18,7 +18,7 @@ from stts.data.datasets import VideoQADataset
 from stts.data.feed.collator import Collator
 from stts.data.feed.feed import BadData, Feed, FeedSpec
 from stts.data.processors.molmo2 import VideoProcessor
-from stts.stopping import leave_signals_to_the_parent
+from stts.train.signals import leave_signals_to_the_parent
 
 FAR = 60
 """Seconds no test waits, unless something hangs."""

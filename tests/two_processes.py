@@ -17,9 +17,9 @@ from stts import STTSConfig
 from stts.data import Collator, VideoQADataset
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.tracking import Tracker
-from stts.train import TrainConfig, train
-from stts.train_config import LoraSettings, ParallelConfig
+from stts.train.config import LoraSettings, ParallelConfig
+from stts.train.loop import TrainConfig, train
+from stts.train.tracking import Tracker
 
 FSDP = ParallelConfig("fsdp")
 CASES: dict[str, dict[str, Any]] = {

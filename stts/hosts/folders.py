@@ -18,7 +18,7 @@ FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "README.md"]
 PATH_KEY = "model.path"
 """What the scripts call ModelSpec.path."""
 ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""A folder of LoRA adapters (stts/lora.py)."""
+"""A folder of LoRA adapters (stts/train/lora.py)."""
 TRAINED_FILE = "trained.safetensors"
 """Beside older adapters, whose ADAPTER_CONFIG has no modules_to_save: the other weights trained with them."""
 TRAINED_WITH = (

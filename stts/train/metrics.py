@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data.processors.molmo2 import IGNORE
-from .pruning.windows import first_frames
+from ..data.processors.molmo2 import IGNORE
+from ..pruning.windows import first_frames
 
 
 def count(batch: dict[str, Any]) -> dict[str, int]:

@@ -10,15 +10,22 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from .checkpoint import is_finished, newest_checkpoint, read_progress, step_of
-from .files.lock import only_run
-from .run_config import WandbConfig
-from .settings import check_output_dir, make_output_dir, write_settings
-from .startup import describe
-from .stopping import Interrupted, StopSignals
+from ..files.lock import only_run
+from ..processes import join_processes
+from .checkpoint import read_progress
+from .config import LearningRates, TrainConfig, WandbConfig
+from .prepare import describe
+from .run_folder import (
+    check_output_dir,
+    is_finished,
+    make_output_dir,
+    newest_checkpoint,
+    step_of,
+    write_settings,
+)
+from .signals import Interrupted, StopSignals
 from .tracking import Tracker
-from .train_config import LearningRates, TrainConfig
-from .trainer import Evaluate, Trainer, join_processes
+from .trainer import Evaluate, Trainer
 
 __all__ = ["Interrupted", "LearningRates", "TrainConfig", "WandbConfig", "train"]
 

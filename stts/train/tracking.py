@@ -16,11 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .checkpoint import evaluation_folder
-from .files.durable import append_rows, keep_rows, read_rows
+from ..files.durable import append_rows, keep_rows, read_rows
+from .config import WandbConfig
 from .metrics import scorer_trouble
 from .provenance import provenance
-from .run_config import WandbConfig
+from .run_folder import evaluation_folder
 
 PLAIN_LINES = 20
 """Lines a whole run prints where there is no terminal to draw a bar on."""
@@ -134,7 +134,7 @@ class Tracker:
         recent = time.monotonic() - self.drawn < SECONDS_BETWEEN_CURVES
         if not self.enabled or (recent and not last) or not metrics.exists():
             return
-        from .viz.curves import draw_curves
+        from ..viz.curves import draw_curves
 
         draw_curves(metrics, self.output_dir / "curves.png", self.output_dir / "eval.jsonl")
         self.drawn = time.monotonic()

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .hosts.adapters import PEFT_PREFIX, _read, is_adapter
-from .hosts.folder_checks import SCORER_PREFIX
-from .hosts.folders import ADAPTER_FILE, TRAINED_WITH
-from .pruning.config import STTSConfig
-from .train_config import LoraSettings
+from ..hosts.adapters import PEFT_PREFIX, _read, is_adapter
+from ..hosts.folder_checks import SCORER_PREFIX
+from ..hosts.folders import ADAPTER_FILE, TRAINED_WITH
+from ..pruning.config import STTSConfig
+from .config import LoraSettings
 
 SAVED = (SCORER_PREFIX, "model.vision_tower.", "model.multi_modal_projector.")
 """Modules that are saved whole if any of their parameters is trained; the tower holds the scorer, which always is:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from .hosts.adapters import is_adapter
-from .train_config import GROUPS, LearningRates, TrainConfig
+from ..hosts.adapters import is_adapter
+from .config import GROUPS, LearningRates, TrainConfig
 
 PREFIXES = {
     "scorer": "model.vision_tower.scorer.",

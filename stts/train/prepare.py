@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
+from ..pruning.attention import describe_attention
 from .compiled import compile_layers
+from .config import GROUPS, TrainConfig
 from .lora import add_adapters
 from .optim import freeze, group_of
 from .parallel import is_sharded, shard
-from .pruning.attention import describe_attention
-from .train_config import GROUPS, TrainConfig
 
 PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 

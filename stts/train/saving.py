@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files.durable import PARTIAL, whole_folder
 from .checkpoint import save_model, save_tensors
-from .files.durable import PARTIAL, whole_folder
+from .config import TrainConfig
 from .lora import load_adapters, merged, save_adapters
 from .parallel import SHARDS, gather, in_one_piece, is_sharded, read_shards, write_shards
-from .train_config import TrainConfig
 
 Handle = Callable[[Path], None]
 """Writes to, or reads from, the folder of a checkpoint."""

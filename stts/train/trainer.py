@@ -14,42 +14,37 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .checkpoint import Progress, checkpoint_path, clean_up, load_checkpoint, resume, save_checkpoint
-from .data.feed.budget import Budget
-from .data.feed.collator import Collator
-from .data.feed.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
-from .data.feed.order import Place, deal_again
+from ..data.feed.budget import Budget
+from ..data.feed.collator import Collator
+from ..data.feed.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
+from ..data.feed.order import Place, deal_again
+from ..processes import join_processes
+from ..viz.overlay import draw_batch
+from .checkpoint import Progress, clean_up, load_checkpoint, resume, save_checkpoint
+from .config import TrainConfig
 from .metrics import Churn, count, measure, metrics_row
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
+from .prepare import prepare, refuse_damaged_weights
 from .rng import rng_state
+from .run_folder import checkpoint_path
 from .saving import Saver
-from .startup import prepare, refuse_damaged_weights
-from .stopping import leave_signals_to_the_parent
-from .train_config import TrainConfig
-from .viz.overlay import draw_batch
+from .signals import leave_signals_to_the_parent
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
 """(model in eval mode, step) -> results, numbers by name."""
-
-
-def join_processes() -> PartialState:
-    """Meet the other processes of a launch by accelerate or torchrun, if there are any."""
-    on_cpu = not torch.accelerator.is_available()  # accelerate must be told, or every process trains alone
-    return PartialState(cpu=on_cpu, timeout=timedelta(hours=2))  # the others wait while the first evaluates
 
 
 class Trainer:

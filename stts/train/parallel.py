@@ -31,7 +31,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from .files.shards import ShardReader
+from ..files.shards import ShardReader
 
 SHARDS = "shards"
 """Folder of a checkpoint that holds weights and optimizer state, in torch's distributed format."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .checkpoint import newest_checkpoint
-from .data.digest import KEY
-from .files.durable import write_whole
+from ..data.digest import KEY
+from ..files.durable import write_whole
+
+if TYPE_CHECKING:
+    pass
+
 
 NAME = "config.yaml"
 _LOST = "put the file back, or give another output_dir"
@@ -115,3 +119,44 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def checkpoint_path(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lives."""
+    return Path(output_dir) / "checkpoints" / f"step-{step:07d}"
+
+
+def evaluation_folder(output_dir: Path, step: int) -> Path:
+    """Where the predictions of an evaluation during training are."""
+    return Path(output_dir) / "eval" / f"step-{step:07d}"
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. A folder still being written has another name."""
+    found = Path(output_dir, "checkpoints").glob("step-*")
+    whole = [
+        path
+        for path in found
+        if re.fullmatch(r"step-\d{7,}", path.name) and (path / "progress.json").exists()
+    ]
+    return sorted(whole, key=step_of)
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The checkpoint a run goes on from; None when there is none."""
+    return next(reversed(checkpoints(output_dir)), None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps done when a checkpoint was written, from its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def is_finished(output_dir: Path, max_steps: int) -> bool:
+    """Whether the run in a folder has done its steps and saved its model."""
+    newest = newest_checkpoint(output_dir)
+    return (
+        newest is not None
+        and step_of(newest) >= max_steps
+        and Path(output_dir, "model", "config.json").exists()
+    )

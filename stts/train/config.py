@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from urllib.parse import urlparse
 
 GROUPS = ("vision", "adapter", "llm", "scorer")
 LLM_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -259,3 +263,46 @@ def check(ok: bool, name: str, value: object, rule: str) -> None:
     """Raises ValueError for the setting train.<name>."""
     if not ok:
         raise ValueError(f"train.{name} is {value!r}, {rule}")
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases. Disabled, the package is not even imported."""
+
+    mode: str = "disabled"
+    """"disabled", "offline" (files in output_dir/wandb) or "online"."""
+    project: str = "stts"
+    entity: str | None = None
+    name: str | None = None
+    """Of the run. None: the name of the output folder."""
+    images_every: int = 0
+    """Steps between pictures of what was kept of a training video, in output_dir/overlays and, in a run of wandb,
+    there; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("disabled", "offline", "online"):
+            raise ValueError(f"wandb.mode is {self.mode!r}, must be disabled, offline or online")
+        if self.images_every < 0:
+            raise ValueError(f"wandb.images_every is {self.images_every}, must be 0 or more")
+        if self.mode == "online" and not has_wandb_key():
+            raise ValueError(
+                "wandb.mode is online but no API key was found: set WANDB_API_KEY or run `wandb login`, "
+                "or use wandb.mode=offline"
+            )
+
+
+def has_wandb_key() -> bool:
+    """Whether wandb will find credentials by itself: in the environment, or where its login puts them."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for path in (Path(name).expanduser() for name in names):
+        try:
+            if path.exists() and netrc(path).authenticators(host):
+                return True
+        except (NetrcParseError, OSError) as error:
+            raise ValueError(
+                f"cannot read {path} for the wandb API key: {error}; set WANDB_API_KEY"
+            ) from error
+    return False

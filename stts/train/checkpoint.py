@@ -8,16 +8,16 @@ tensors are read or written.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files.durable import remove_folder, remove_leftovers, whole_folder
-from .hosts.folders import quiet_transformers
+from ..files.durable import remove_folder, remove_leftovers, whole_folder
+from ..hosts.folders import quiet_transformers
 from .rng import set_rng_state
+from .run_folder import checkpoint_path, checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -45,50 +45,9 @@ class Progress:
         object.__setattr__(self, "places", tuple(self.places))  # JSON brings a list
 
 
-def checkpoint_path(output_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lives."""
-    return Path(output_dir) / "checkpoints" / f"step-{step:07d}"
-
-
-def evaluation_folder(output_dir: Path, step: int) -> Path:
-    """Where the predictions of an evaluation during training are."""
-    return Path(output_dir) / "eval" / f"step-{step:07d}"
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest first. A folder still being written has another name."""
-    found = Path(output_dir, "checkpoints").glob("step-*")
-    whole = [
-        path
-        for path in found
-        if re.fullmatch(r"step-\d{7,}", path.name) and (path / "progress.json").exists()
-    ]
-    return sorted(whole, key=step_of)
-
-
-def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The checkpoint a run goes on from; None when there is none."""
-    return next(reversed(checkpoints(output_dir)), None)
-
-
-def step_of(checkpoint: Path) -> int:
-    """Optimizer steps done when a checkpoint was written, from its name."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
 def read_progress(checkpoint: Path) -> Progress:
     """How far a run had come. Raises Damaged when that cannot be read."""
     return _read(checkpoint / "progress.json", lambda path: Progress(**json.loads(path.read_text())))
-
-
-def is_finished(output_dir: Path, max_steps: int) -> bool:
-    """Whether the run in a folder has done its steps and saved its model."""
-    newest = newest_checkpoint(output_dir)
-    return (
-        newest is not None
-        and step_of(newest) >= max_steps
-        and Path(output_dir, "model", "config.json").exists()
-    )
 
 
 def save_model(folder: Path, model: nn.Module, processor: Any, card: str = "") -> None:
@@ -121,7 +80,7 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of a step, remove all but the newest `keep`. rng_states: one for each process.
 
-    write: fills the folder with weights and optimizer state in some other form (stts/saving.py).
+    write: fills the folder with weights and optimizer state in some other form (stts/train/saving.py).
     Raises OSError when it cannot be written.
     """
     folder = checkpoint_path(output_dir, progress.step)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .files.durable import read_rows
-from .pruning.config import STTSConfig
-from .settings import read_settings
+from ..files.durable import read_rows
+from ..pruning.config import STTSConfig
+from .run_folder import read_settings
 
 if TYPE_CHECKING:
     from torch import nn

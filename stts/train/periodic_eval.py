@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import evaluation_folder
-from .eval.config import EvalConfig
-from .eval.tasks import BenchmarkSpec
+from ..eval.config import EvalConfig
+from ..eval.tasks import BenchmarkSpec
+from .run_folder import evaluation_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .data.processors.molmo2 import VideoProcessor
+    from ..data.processors.molmo2 import VideoProcessor
 
 REPORTED = ("accuracy", "n", "kept", "evidence_recall")
 
@@ -26,8 +26,8 @@ def periodic_evaluation(
 
     Raises ValueError at once when files of the benchmark are missing.
     """
-    from .eval.runner import evaluate
-    from .eval.tasks.registry import load_questions
+    from ..eval.runner import evaluate
+    from ..eval.tasks.registry import load_questions
 
     questions = load_questions(spec, settings.limit)
 

@@ -1,0 +1,1 @@
+"""Fine-tuning: the loop and what only training needs."""
