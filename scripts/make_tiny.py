@@ -15,9 +15,9 @@ from stts.next_command import suggest
 
 def main(config: dict[str, Any]) -> None:
     """Train through the curriculum, score the result on held-out clips; put the tiny model into the package."""
-    from stts.curriculum import Curriculum, run_curriculum
+    from stts.curriculum.card import install, score
+    from stts.curriculum.stages import Curriculum, run_curriculum
     from stts.data.synthetic.spec import SyntheticSpec
-    from stts.tiny_card import install, score
 
     names = [field.name for field in dataclasses.fields(Curriculum)]
     curriculum = from_dict(Curriculum, {name: config[name] for name in names})

@@ -17,18 +17,18 @@ from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
 from stts.cli import from_dict
-from stts.curriculum import Curriculum, Run, Stage, run_curriculum
+from stts.curriculum.card import install, score
+from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
+from stts.curriculum.stages import Curriculum, Run, Stage, run_curriculum
+from stts.curriculum.word_losses import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.data import read_video
 from stts.data.processors.molmo2 import IGNORE, VideoProcessor
 from stts.data.rows import read_jsonl
 from stts.data.synthetic.clips import make_synthetic
 from stts.data.synthetic.spec import SyntheticSpec
-from stts.grounding import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
 from stts.hosts.tiny import shipped_folder
-from stts.scenes import Conversation, Scene, load_scenes, without_options
-from stts.tiny_card import install, score
 from stts.train.config import LearningRates, TrainConfig
 
 CONFIG = Path(__file__).parents[1] / "configs" / "make_tiny.yaml"

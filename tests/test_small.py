@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, Molmo2Config, Molmo2ForConditionalGenera
 
 from stts import STTSConfig
 from stts.cli import CONFIG_DIR, expect_keys, explain, from_dict
-from stts.curriculum import Curriculum, Run, Stage, run_curriculum
+from stts.curriculum.scenes import Scene, load_scenes
+from stts.curriculum.stages import Curriculum, Run, Stage, run_curriculum
 from stts.data import Collator, VideoQADataset
 from stts.data.evidence import evidence_windows
 from stts.data.processors.molmo2 import VideoProcessor
@@ -29,7 +30,6 @@ from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
 from stts.hosts.sizes import SIZES, SMALL, TINY, Sizes
 from stts.hosts.tiny import SHIPPED, build_config, make_tiny
-from stts.scenes import Scene, load_scenes
 from stts.train.config import LearningRates, TrainConfig
 
 REDUCED = dataclasses.replace(

@@ -4,7 +4,7 @@ It fits the clips of stts.data.synthetic.clips: 72 px frames of 9 x 9 patches, 9
 leave room for the whole method: scores after block 3, key bias in block 4, block 5 on kept patches only,
 features of blocks 5 and 4 for the adapter. The same code makes larger ones (stts/hosts/sizes.py).
 
-`shipped_folder` holds trained weights (stts/curriculum.py says how they were made); `make_tiny` writes random
+`shipped_folder` holds trained weights (stts/curriculum/stages.py says how they were made); `make_tiny` writes random
 ones, chosen to learn on a CPU. Keys start as copies of the queries: from the first step on, attention looks for
 tokens like the one that asks. Its logits are small, so that a token, most like itself, does not see only itself,
 and positions turn most channels slowly: a question a few hundred tokens away from a frame still finds it. Word

@@ -6,16 +6,12 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ..data.digest import KEY
 from ..files.durable import write_whole
-
-if TYPE_CHECKING:
-    pass
-
 
 NAME = "config.yaml"
 _LOST = "put the file back, or give another output_dir"

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from .data.evidence import evidence_windows
-from .data.processors.molmo2 import IGNORE
-from .data.synthetic.questions import VALUES, third_of
-from .data.synthetic.spec import SLOT_SECONDS, TIMES
+from ..data.evidence import evidence_windows
+from ..data.processors.molmo2 import IGNORE
+from ..data.synthetic.questions import VALUES, third_of
+from ..data.synthetic.spec import SLOT_SECONDS, TIMES
 
 Event = Mapping[str, Any]
 """{"colour", "shape", "start", "end", "box"} of a generated clip's row."""

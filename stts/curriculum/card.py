@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from .data.synthetic.clips import make_clip
-from .data.synthetic.spec import SyntheticSpec
-from .eval.config import EvalConfig
-from .eval.runner import evaluate
-from .eval.summary import print_results
-from .eval.tasks.base import BenchmarkSpec, Question
-from .eval.tasks.data import load_test_rows
-from .files.make_once import MARKER
-from .hosts.folders import ModelSpec
-from .hosts.load import default_device, load_model
-from .hosts.tiny import SHIPPED
-from .pruning.config import STTSConfig
+from ..data.synthetic.clips import make_clip
+from ..data.synthetic.spec import SyntheticSpec
+from ..eval.config import EvalConfig
+from ..eval.runner import evaluate
+from ..eval.summary import print_results
+from ..eval.tasks.base import BenchmarkSpec, Question
+from ..eval.tasks.data import load_test_rows
+from ..files.make_once import MARKER
+from ..hosts.folders import ModelSpec
+from ..hosts.load import default_device, load_model
+from ..hosts.tiny import SHIPPED
+from ..pruning.config import STTSConfig
 
 MAX_FRAMES = 128
 PRIOR_CLIPS = 1000
@@ -44,7 +44,7 @@ it was trained without pruning.
 ## How it was made
 
 `python scripts/make_tiny.py` with the settings of `configs/make_tiny.yaml`, from random weights (seed {seed}) on
-generated clips, nothing else. `stts/curriculum.py` describes the four stages.
+generated clips, nothing else. `stts/curriculum/stages.py` describes the four stages.
 
 ## What it scores
 

@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from transformers import Molmo2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .data.feed.collator import Collator
-from .data.processors.molmo2 import VideoProcessor
-from .data.synthetic.clips import make_synthetic
-from .data.synthetic.questions import VALUES
-from .data.video.pixels import normalize
-from .files.make_once import make_once
-from .grounding import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss
-from .hosts.load import default_device
-from .hosts.sizes import SIZES
-from .hosts.tiny import make_tiny
+from ..data.feed.collator import Collator
+from ..data.processors.molmo2 import VideoProcessor
+from ..data.synthetic.clips import make_synthetic
+from ..data.synthetic.questions import VALUES
+from ..data.video.pixels import normalize
+from ..files.make_once import make_once
+from ..hosts.load import default_device
+from ..hosts.sizes import SIZES
+from ..hosts.tiny import make_tiny
+from ..train.config import TrainConfig
+from ..train.optim import build_optimizer, freeze, set_lr
 from .scenes import Conversation, Scene, load_scenes
-from .train.config import TrainConfig
-from .train.optim import build_optimizer, freeze, set_lr
+from .word_losses import KINDS, NOTHING_WEIGHT, WordIds, name_labels, time_labels, word_loss
 
 VERSION = 1
 """Raise it when the same settings would give other weights."""

@@ -12,10 +12,10 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from .data.processors.molmo2 import IGNORE, MULTIMODAL_TOKENS, VideoProcessor
-from .data.rows import read_jsonl, resolve_video
-from .data.video.read import read_video
-from .grounding import window_labels
+from ..data.processors.molmo2 import IGNORE, MULTIMODAL_TOKENS, VideoProcessor
+from ..data.rows import read_jsonl, resolve_video
+from ..data.video.read import read_video
+from .word_losses import window_labels
 
 MAX_FRAMES = 128
 Turn = tuple[str, str]
