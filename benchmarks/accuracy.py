@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stts.cli import from_dict, launch
-from stts.comparison import Arm, Recipe, compare
+from stts.comparison.arms import Arm, Recipe, compare
 from stts.data.load import load_data
 from stts.data.spec import DataSpec
 from stts.eval.records import read_predictions, write_json

@@ -16,9 +16,9 @@ def main(config: dict[str, Any]) -> None:
     shared = from_dict(STTSConfig, config["stts"], "stts")
     spec = from_dict(ModelSpec, config["model"], "model")
 
-    from stts.comparison import Recipe
+    from stts.comparison.arms import Recipe
+    from stts.comparison.demo import Policy, run_demo
     from stts.data import DataSpec, load_data
-    from stts.demo import Policy, run_demo
     from stts.eval.tasks.base import BenchmarkSpec
     from stts.eval.tasks.registry import load_questions
 

