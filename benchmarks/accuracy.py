@@ -20,7 +20,6 @@ from intervals import mean_and_interval
 from rich.console import Console
 from rich.table import Table
 
-from stts.cli import from_dict, launch
 from stts.comparison.arms import Arm, Recipe, compare
 from stts.data.load import load_data
 from stts.data.spec import DataSpec
@@ -29,6 +28,8 @@ from stts.eval.tasks.base import BenchmarkSpec, Question
 from stts.eval.tasks.registry import load_questions
 from stts.hosts.folders import ModelSpec
 from stts.pruning.config import STTSConfig
+from stts.settings.launch import launch
+from stts.settings.typed import from_dict
 from stts.train.provenance import provenance
 
 KEYS = {"accuracy": "accuracy", "evidence_recall": "evidence kept"}

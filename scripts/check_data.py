@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stts.cli import from_dict, launch
 from stts.data.load import prepare_data
-from stts.next_command import suggest
+from stts.settings.launch import launch
+from stts.settings.next_command import suggest
+from stts.settings.typed import from_dict
 from stts.train.run_config import CheckConfig, RunConfig
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from stts.cli import USAGE_ERROR, full_errors, say_that_it_starts
-from stts.failures import as_message
-from stts.next_command import suggest
+from stts.settings.failures import as_message
+from stts.settings.launch import USAGE_ERROR, full_errors, say_that_it_starts
+from stts.settings.next_command import suggest
 
 
 def parse(arguments: list[str] | None = None) -> dict:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stts.cli import from_dict, launch
 from stts.hosts.folders import ModelSpec
-from stts.next_command import suggest
 from stts.pruning.config import STTSConfig
+from stts.settings.launch import launch
+from stts.settings.next_command import suggest
+from stts.settings.typed import from_dict
 
 
 def main(config: dict[str, Any]) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stts.cli import from_dict, launch
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.report.compare import print_compared
 from stts.eval.tasks import BenchmarkSpec
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
-from stts.next_command import of_model, suggest
 from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes
-from stts.run_names import named_after_weights
+from stts.settings.launch import launch
+from stts.settings.next_command import of_model, suggest
+from stts.settings.run_names import named_after_weights
+from stts.settings.typed import from_dict
 from stts.train.run_folder import write_settings
 
 

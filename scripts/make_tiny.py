@@ -9,8 +9,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stts.cli import from_dict, launch
-from stts.next_command import suggest
+from stts.settings.launch import launch
+from stts.settings.next_command import suggest
+from stts.settings.typed import from_dict
 
 
 def main(config: dict[str, Any]) -> None:

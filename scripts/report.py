@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from stts.cli import launch
 from stts.eval.report.html import make_sections, write_report
 from stts.eval.report.runs import find_runs, name_runs
+from stts.settings.launch import launch
 
 
 def main(config: dict[str, Any]) -> None:

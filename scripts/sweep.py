@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stts.cli import from_dict, launch
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, plan_run
 from stts.eval.sweep.config import SweepConfig, cell_config, made_of
@@ -13,10 +12,12 @@ from stts.eval.sweep.pareto import name_cell
 from stts.eval.sweep.sweep import finish_sweep
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
-from stts.next_command import suggest
 from stts.pruning.config import STTSConfig
 from stts.relaunch import start_all_processes
-from stts.run_names import named_after_weights
+from stts.settings.launch import launch
+from stts.settings.next_command import suggest
+from stts.settings.run_names import named_after_weights
+from stts.settings.typed import from_dict
 from stts.train.run_folder import write_settings
 
 

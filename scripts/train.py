@@ -8,11 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from stts.cli import launch
 from stts.data.digest import with_digests
 from stts.hosts.folders import find_folder
 from stts.hosts.load import load_model
 from stts.relaunch import start_all_processes
+from stts.settings.launch import launch
 from stts.train.periodic_eval import periodic_evaluation
 from stts.train.run_config import RunConfig
 from stts.train.run_folder import check_output_dir, is_finished, make_output_dir

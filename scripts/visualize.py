@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stts.cli import from_dict, launch
 from stts.eval.config import warn_if_untrained
 from stts.eval.records import write_json
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
-from stts.next_command import of_model, suggest
 from stts.pruning.config import STTSConfig
-from stts.run_names import named_after_weights
+from stts.settings.launch import launch
+from stts.settings.next_command import of_model, suggest
+from stts.settings.run_names import named_after_weights
+from stts.settings.typed import from_dict
 from stts.viz.config import DrawingConfig, folder_for, headline
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .cli import USAGE_ERROR
+from .settings.launch import USAGE_ERROR
 
 RANKED = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """What launchers of several processes set for each: torchrun, and mpirun of several makes."""

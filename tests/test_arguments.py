@@ -11,8 +11,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from stts.arguments import for_hydra
-from stts.cli import launch
+from stts.settings.arguments import for_hydra
+from stts.settings.launch import launch
 
 ODD = "=#([{,'\"\\$ }])~é日🙂:%&;!*?|<>^`@+-_./aA0"
 PATHS = st.text(st.sampled_from(ODD) | st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1)

@@ -20,7 +20,6 @@ from miniatures import MINIATURES, come_out, write_file, write_miniature
 from omegaconf import OmegaConf
 
 import stts.eval.reading as watching
-from stts.cli import CONFIG_DIR, from_dict
 from stts.data import VideoProcessor, read_video, write_video
 from stts.eval.config import EvalConfig
 from stts.eval.plan import folder_of, one_by_one
@@ -28,6 +27,8 @@ from stts.eval.reading import read_clip
 from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
 from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
+from stts.settings.launch import CONFIG_DIR
+from stts.settings.typed import from_dict
 
 pytest.importorskip("pyarrow")
 

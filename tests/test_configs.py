@@ -17,9 +17,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stts.cli import CONFIG_DIR, explain, from_dict, launch
-from stts.config_files import documented_keys
 from stts.data.video.config import VideoConfig
+from stts.settings.config_files import documented_keys
+from stts.settings.launch import CONFIG_DIR, explain, launch
+from stts.settings.typed import from_dict
 from stts.train.config import LearningRates, LoraSettings, ParallelConfig, TrainConfig, WandbConfig
 from stts.train.run_config import RunConfig
 from stts.train.run_folder import flatten, newest_checkpoint

@@ -16,7 +16,6 @@ from torch.nn import functional
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
-from stts.cli import from_dict
 from stts.curriculum.card import install, score
 from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
 from stts.curriculum.stages import Curriculum, Run, Stage, run_curriculum
@@ -29,6 +28,7 @@ from stts.data.synthetic.spec import SyntheticSpec
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
 from stts.hosts.tiny import shipped_folder
+from stts.settings.typed import from_dict
 from stts.train.config import LearningRates, TrainConfig
 
 CONFIG = Path(__file__).parents[1] / "configs" / "make_tiny.yaml"

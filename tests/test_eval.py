@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from transformers import Molmo2ForConditionalGeneration
 
 import stts.eval.reading as watching
-from stts.cli import CONFIG_DIR, explain
 from stts.data import VideoError, VideoProcessor, multiple_choice_prompt, read_video, write_video
 from stts.eval.config import EvalConfig
 from stts.eval.records import Records, check_settings, write_json
@@ -41,6 +40,7 @@ from stts.hosts.tiny import make_tiny
 from stts.pruning.config import STTSConfig
 from stts.pruning.layout import BatchLayout
 from stts.pruning.visual_tokens import VisualTokens
+from stts.settings.launch import CONFIG_DIR, explain
 
 ROOT = CONFIG_DIR.parent
 WINDOWS = 9

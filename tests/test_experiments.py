@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stts.cli import CONFIG_DIR
+from stts.settings.launch import CONFIG_DIR
 from stts.train.config import LearningRates, TrainConfig
 from stts.train.run_config import RunConfig
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stts.cli import launch
-from stts.failures import as_message
+from stts.settings.failures import as_message
+from stts.settings.launch import launch
 
 
 def run(monkeypatch, task: Callable[[dict[str, Any]], int | None], *arguments: str) -> int:

@@ -9,9 +9,9 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from stts.arguments import for_hydra
-from stts.next_command import of_model, suggest
-from stts.run_names import name_of_weights, named_after_weights
+from stts.settings.arguments import for_hydra
+from stts.settings.next_command import of_model, suggest
+from stts.settings.run_names import name_of_weights, named_after_weights
 
 
 @pytest.mark.parametrize("path", ["a b/c.mp4", "it's #1, [ü]=x.mp4", "'quoted'", "$HOME/{a}.mp4"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stts.cli import CONFIG_DIR, launch
+from stts.settings.launch import CONFIG_DIR, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

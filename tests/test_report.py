@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts.cli import CONFIG_DIR, launch
-from stts.config_files import documented_keys
 from stts.eval.records import write_json
 from stts.eval.report.html import Example, make_sections, overview, render_html, render_markdown
 from stts.eval.report.runs import find_runs, name_runs
 from stts.eval.summary import summarize
+from stts.settings.config_files import documented_keys
+from stts.settings.launch import CONFIG_DIR, launch
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "report.py"
 NASTY = '<script>alert("x")</script> & | *b*'

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from stts.cli import CONFIG_DIR
 from stts.data import DataSpec
 from stts.data.rowfile import index_rows
 from stts.data.rows import check_row
+from stts.settings.launch import CONFIG_DIR
 
 
 def fine(row):

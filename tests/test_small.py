@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, Molmo2Config, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
-from stts.cli import CONFIG_DIR, expect_keys, explain, from_dict
 from stts.curriculum.scenes import Scene, load_scenes
 from stts.curriculum.stages import Curriculum, Run, Stage, run_curriculum
 from stts.data import Collator, VideoQADataset
@@ -30,6 +29,8 @@ from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
 from stts.hosts.sizes import SIZES, SMALL, TINY, Sizes
 from stts.hosts.tiny import SHIPPED, build_config, make_tiny
+from stts.settings.launch import CONFIG_DIR, explain
+from stts.settings.typed import expect_keys, from_dict
 from stts.train.config import LearningRates, TrainConfig
 
 REDUCED = dataclasses.replace(

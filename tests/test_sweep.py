@@ -16,7 +16,6 @@ from matplotlib import image
 from rich.console import Console
 
 from stts.chat import load
-from stts.cli import CONFIG_DIR, launch
 from stts.eval.config import EvalConfig
 from stts.eval.statistics import share_interval
 from stts.eval.sweep.config import SweepConfig, cell_config
@@ -26,6 +25,7 @@ from stts.eval.sweep.pareto import COSTS, Point, find_trades, frontier
 from stts.eval.sweep.sweep import print_sweep, summarize_sweep, with_unit
 from stts.eval.tasks.base import Question
 from stts.hosts.flops import multiply_adds
+from stts.settings.launch import CONFIG_DIR, launch
 
 SCRIPT = CONFIG_DIR.parent / "scripts" / "sweep.py"
 

@@ -14,11 +14,12 @@ from hydra import compose, initialize_config_dir
 from miniatures import MINIATURES
 from omegaconf import OmegaConf
 
-from stts.cli import CONFIG_DIR, from_dict
 from stts.eval.records import Records, check_settings
 from stts.eval.tasks import BenchmarkSpec, Fields, Question
 from stts.eval.tasks.registry import LOADERS, load_questions, provenance, what_is_missing
 from stts.eval.tasks.table import missing_files
+from stts.settings.launch import CONFIG_DIR
+from stts.settings.typed import from_dict
 
 VIDEOMME_ROW = {
     "video_id": "001",

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from stts.cli import CONFIG_DIR, launch
 from stts.data import read_video
+from stts.settings.launch import CONFIG_DIR, launch
 from stts.viz.config import folder_for
 from stts.viz.contact_sheet import LEFT, draw_sheet, heat_map, heat_norm
 from stts.viz.curves import draw_curves

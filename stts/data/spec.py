@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cli import from_dict
+from ..settings.typed import from_dict
 
 OWN = {
     "synthetic": {"folder", "settings"},

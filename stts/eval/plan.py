@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli import USAGE_ERROR, from_dict
 from ..data.video.config import VideoConfig
 from ..hosts.folders import ModelSpec
 from ..pruning.config import STTSConfig
+from ..settings.launch import USAGE_ERROR
+from ..settings.typed import from_dict
 from .config import EvalConfig
 from .records import check_settings
 from .tasks import BenchmarkSpec, Question

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli import from_dict
 from ..data.spec import DataSpec
 from ..data.video.config import VideoConfig
 from ..eval.config import EvalConfig
 from ..eval.tasks import BenchmarkSpec
 from ..hosts.folders import ModelSpec
 from ..pruning.config import STTSConfig
+from ..settings.typed import from_dict
 from .config import ParallelConfig, TrainConfig, WandbConfig
 
 

@@ -11,13 +11,13 @@ import torch
 import yaml
 from torch import nn
 
-from ...cli import from_dict
 from ...data.evidence import evidence_items, evidence_scores
 from ...data.processors.molmo2 import VideoProcessor
 from ...data.prompts import LETTERS
 from ...hosts.folders import ModelSpec
 from ...hosts.load import load_model
 from ...pruning.config import STTSConfig
+from ...settings.typed import from_dict
 from ...viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
 from ...viz.overlay import draw_kept
 from ..config import EvalConfig

@@ -11,11 +11,8 @@ import difflib
 import os
 import sys
 import traceback
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from .arguments import for_hydra
 from .config_files import CONFIG_DIR, explain, known_keys, misplaced
 from .failures import as_message
+from .typed import expect_keys
 
 USAGE_ERROR = 2
 """Exit status for a command that cannot be carried out as it was given."""
@@ -34,8 +32,6 @@ FIRST_OF_SIGNALS = 128
 """Exit statuses from here on tell of a signal, which is meant for a whole sweep."""
 READ_BY_MACHINES = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc")
 """Options of Hydra that print and do not run."""
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,55 +170,3 @@ def _hint(config_name: str, arguments: Iterable[str]) -> str:
     keys = [argument.split("=")[0].lstrip("+~") for argument in arguments if "=" in argument]
     close = {key: difflib.get_close_matches(key, known, n=1) for key in keys if key not in known}
     return "".join(f"{key}: did you mean {match[0]}?\n" for key, match in close.items() if match)
-
-
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build a dataclass from a mapping, nested dataclasses included.
-
-    where: the key that holds the mapping, for messages. Raises ValueError naming a key that is unknown (with
-    the closest known one), missing, or of the wrong type; whole numbers pass for floats.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is {values!r}, must be a group of settings")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    expect_keys(values, fields, where)
-    hints = typing.get_type_hints(cls)
-    built = {}
-    for name, field in fields.items():
-        if name in values:
-            built[name] = _convert(values[name], hints[name], _join(where, name))
-        elif field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{_join(where, name)} is missing")
-    return cls(**built)
-
-
-def expect_keys(values: Mapping[str, Any], known: Iterable[str], where: str = "") -> None:
-    """Raises ValueError for the first key that is not known, with the closest that is."""
-    known = list(known)
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {_join(where, close[0])}?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"{_join(where, key)} is not a setting; {hint}")
-
-
-def _join(where: str, key: object) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
-            return from_dict(option, value, where)
-        if option is float and type(value) in (int, float):
-            return float(value)
-        if option is Path and isinstance(value, str):
-            return Path(value)
-        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
-            return tuple(value)
-        plain = typing.get_origin(option) or option
-        if isinstance(value, plain) and not (isinstance(value, bool) and plain is int):
-            return value
-    names = " or ".join("null" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
-    raise ValueError(f"{where} is {value!r}, must be {names}")
