@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from molmo2_factory import make_inputs
-from test_molmo2 import build
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
@@ -13,6 +11,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from stts import STTSConfig, insert_stts
 from stts.pruning.attention import biased_attention, choose_backend, describe_attention, ragged_attention
 from stts.pruning.packing import Packing, plan_packing
+from tests.helpers.molmo2 import build, make_inputs
 
 
 @pytest.mark.parametrize("head_dim", [8, 12, 72])

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from miniatures import MINIATURES, come_out, write_file, write_miniature
 from omegaconf import OmegaConf
 
 import stts.eval.reading as watching
@@ -29,6 +28,7 @@ from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
 from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
 from stts.settings.launch import CONFIG_DIR
 from stts.settings.typed import from_dict
+from tests.helpers.miniatures import MINIATURES, come_out, write_file, write_miniature
 
 pytest.importorskip("pyarrow")
 

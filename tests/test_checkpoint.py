@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kills import killed_at
 
 from stts.train.checkpoint import (
     Damaged,
@@ -30,6 +29,7 @@ from stts.train.run_folder import (
     newest_checkpoint,
     write_settings,
 )
+from tests.helpers.kills import killed_at
 
 
 class Host(torch.nn.Linear):

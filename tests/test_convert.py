@@ -14,8 +14,6 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
-from molmo2_factory import make_inputs, tiny_config
-from released import ADAPTER, VIT_BLOCK, released_config
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,6 +25,8 @@ from stts.convert.convert import from_published, strip_scorer, to_published
 from stts.convert.sizes import molmo2_config, training_config
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
+from tests.helpers.molmo2 import make_inputs, tiny_config
+from tests.helpers.released import ADAPTER, VIT_BLOCK, released_config
 
 SETTINGS = STTSConfig(
     prune_ratio=0.3,

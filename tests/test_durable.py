@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from kills import killed_at
 
 from stts.files import durable
 from stts.files.durable import (
@@ -18,6 +17,7 @@ from stts.files.durable import (
     whole_folder,
     write_whole,
 )
+from tests.helpers.kills import killed_at
 
 
 def write_folder(folder: Path, text: str) -> None:

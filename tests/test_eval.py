@@ -21,7 +21,6 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from kills import killed_at
 from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
@@ -41,6 +40,7 @@ from stts.pruning.config import STTSConfig
 from stts.pruning.layout import BatchLayout
 from stts.pruning.visual_tokens import VisualTokens
 from stts.settings.launch import CONFIG_DIR, explain
+from tests.helpers.kills import killed_at
 
 ROOT = CONFIG_DIR.parent
 WINDOWS = 9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from molmo2_factory import make_inputs, tiny_config
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +11,7 @@ from transformers import Molmo2Config
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.hosts.flops import limit, multiply_adds, vision_limit
+from tests.helpers.molmo2 import make_inputs, tiny_config
 
 
 def molmo2_4b() -> Molmo2Config:

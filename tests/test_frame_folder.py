@@ -9,7 +9,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from miniatures import write_jpeg
 from PIL import Image
 
 from stts import STTSConfig
@@ -23,6 +22,7 @@ from stts.eval.tasks import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
+from tests.helpers.miniatures import write_jpeg
 
 HOUND = [f"c01_{number:04}.jpeg" for number in range(1, 13)]
 """How LLaVA-Hound names the frames of a video."""

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import pytest
 import torch
-from goldens import FOLDER, case, golden, golden_vit, our_name
 from torch import Tensor
 
 from stts import STTSScorer, attention_bias, select_windows, temporal_aux_loss
@@ -17,6 +16,7 @@ from stts.pruning.config import STTSConfig
 from stts.pruning.packing import bin_slots, plan_bins, plan_packing, put_back_lone_frames, unpack
 from stts.pruning.selection import num_dropped
 from stts.pruning.windows import to_windows
+from tests.helpers.goldens import FOLDER, case, golden, golden_vit, our_name
 
 SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 

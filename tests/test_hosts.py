@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from goldens import golden, golden_vit
 from torch import nn
 from transformers import (
-    CLIPVisionConfig,
     CLIPVisionModel,
     Dinov2Config,
     Dinov2Model,
@@ -17,24 +15,13 @@ from transformers import (
     Siglip2VisionModel,
     SiglipConfig,
     SiglipModel,
-    SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionModel
 
 from stts import STTSConfig, attention_bias, insert_stts, temporal_aux_loss
-
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 7, "num_attention_heads": 4}
-
-
-def siglip(image: int = 48) -> SiglipVisionModel:
-    torch.manual_seed(0)
-    return SiglipVisionModel(SiglipVisionConfig(**SIZES, image_size=image, patch_size=8)).eval()
-
-
-def clip(image: int = 48) -> CLIPVisionModel:
-    torch.manual_seed(0)
-    return CLIPVisionModel(CLIPVisionConfig(**SIZES, image_size=image, patch_size=8)).eval()
+from tests.helpers.goldens import golden, golden_vit
+from tests.helpers.vision_models import SIZES, clip, siglip
 
 
 def dinov2(image: int = 48) -> Dinov2Model:

@@ -4,9 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from molmo2_factory import IMAGE, make_inputs, tiny_config
-from test_batching import alone, by_example, together
-from test_molmo2 import RefuseHostReads, build
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask, flex_attention
@@ -17,6 +14,8 @@ from stts.hosts.llm_attention import choose_llm_attention, llm_block_mask
 from stts.hosts.load import load_model
 from stts.pruning.flex import BLOCK, block_mask
 from stts.pruning.packing import plan_packing
+from tests.helpers.mixed_batches import alone, by_example, together
+from tests.helpers.molmo2 import IMAGE, RefuseHostReads, build, make_inputs, tiny_config
 
 
 def slow_mask(segments: Tensor, free: Tensor) -> Tensor:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import case
 from torch.nn import functional as F
 
 from stts import temporal_aux_loss
 from stts.pruning.losses import novelty
 from stts.pruning.similarity import neighbor_similarity
+from tests.helpers.goldens import case
 
 CASES = [("single", [6]), ("two_videos", [5, 3]), ("grid27", [4, 3])]
 

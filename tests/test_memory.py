@@ -11,12 +11,12 @@ from types import ModuleType
 
 import pytest
 import torch
-from molmo2_factory import tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.attention import install
 from stts.pruning.vit import run_pruned
+from tests.helpers.molmo2 import tiny_config
 
 
 @pytest.fixture

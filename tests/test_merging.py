@@ -4,13 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from molmo2_factory import make_inputs
-from test_molmo2 import attend, build, slow_adapter, slow_block, slow_row
 from torch import Tensor
 
 from stts.pruning.merging import match_windows, merge, merged_sizes
 from stts.pruning.selection import num_dropped
 from stts.pruning.windows import from_windows, to_windows, window_index
+from tests.helpers.molmo2 import attend, build, make_inputs, slow_adapter, slow_block, slow_row
 
 
 def directions(*degrees: float) -> Tensor:

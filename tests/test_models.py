@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from released import write_released
 from safetensors.torch import load_file, save_file
 from transformers import Molmo2ForConditionalGeneration
 
@@ -17,6 +16,7 @@ from stts.eval.config import warn_if_untrained
 from stts.hosts.folder_checks import SCORER_PREFIX, check_finite
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
+from tests.helpers.released import write_released
 
 
 @pytest.fixture(scope="module")

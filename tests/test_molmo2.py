@@ -1,132 +1,31 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
-from molmo2_factory import PATCH_ID, make_inputs, tiny_config
 from safetensors import safe_open
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Molmo2ForConditionalGeneration
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.layout import BatchLayout
-from stts.pruning.windows import window_index
+from tests.helpers.molmo2 import (
+    PATCH_ID,
+    RefuseHostReads,
+    build,
+    greedy_by_hand,
+    labels_of,
+    make_inputs,
+    plain_twin,
+    slow_row,
+    slow_video,
+)
 
 ROWS = [[4], [7], []]  # a video a row, and a row of text
 
 
-def build(seed: int = 0, grid: int = 6, **stts) -> STTSMolmo2ForConditionalGeneration:
-    torch.manual_seed(seed)
-    config = tiny_config(grid)
-    config.stts = STTSConfig(**stts).to_dict()
-    return STTSMolmo2ForConditionalGeneration(config).eval()
-
-
-def plain_twin(model: STTSMolmo2ForConditionalGeneration) -> Molmo2ForConditionalGeneration:
-    twin = Molmo2ForConditionalGeneration(model.config).eval()
-    missing, unexpected = twin.load_state_dict(model.state_dict(), strict=False)
-    assert not missing
-    assert all("scorer" in name for name in unexpected)
-    return twin
-
-
-def labels_of(inputs: dict[str, Tensor]) -> Tensor:
-    ignore = (inputs["mm_token_type_ids"] == 1) | (inputs["attention_mask"] == 0)
-    return inputs["input_ids"].masked_fill(ignore, -100)
-
-
 # --- a slow model, one frame and one row at a time, from the weights alone ----------------------------------
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
-    """(n, D), (m, D), (m, D) -> (n, D) by explicit softmax."""
-    q, k, v = (x.view(len(x), heads, -1).transpose(0, 1) for x in (q, k, v))
-    logits = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
-    logits = logits if bias is None else logits + bias
-    return (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
-
-
-def slow_block(block, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    a, y = block.self_attn, block.layer_norm1(x)
-    x = x + a.o_proj(attend(a.q_proj(y), a.k_proj(y), a.v_proj(y), 2, bias))
-    return x + block.mlp(block.layer_norm2(x))
-
-
-def slow_bias(scores: Tensor, first: bool) -> Tensor:
-    """(4,) scores of a 2 x 2 window grid -> (36,) bias of its patches."""
-    bias = torch.zeros(36)
-    for patch in range(0 if not first else 36, 36):
-        row, col = patch // 6 // 3, patch % 6 // 3
-        line = scores[2 * row : 2 * row + 2]
-        floor = math.exp(-2)
-        weight = floor + (scores[2 * row + col] - line.min()) * (1 - floor) / (line.max() - line.min() + 1e-6)
-        bias[patch] = weight.log()
-    return bias
-
-
-def slow_video(model, pixels: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """(T, 36, 48) -> LLM tokens of the kept windows, and the keep mask (T, 4)."""
-    tower, scorer = model.model.vision_tower, model.model.vision_tower.scorer
-    frames = []
-    for frame in pixels:
-        x = tower.patch_embedding(frame) + tower.positional_embedding
-        for block in tower.layers[:4]:
-            x = slow_block(block, x)
-        frames.append(x)
-    members = window_index((6, 6), 3)
-    scores = []
-    for t, x in enumerate(frames):
-        per_patch = scorer(x[None], frames[t - 1][None] if t else None)[0]
-        scores.append(per_patch[members[:, 0]])
-    scores = torch.stack(scores)
-    ranked = sorted((float(scores[t, w]), t, w) for t in range(1, len(frames)) for w in range(4))
-    keep = torch.ones(len(frames), 4, dtype=torch.bool)
-    for _, t, w in ranked[: min(math.floor(4 * len(frames) * ratio + 1e-6), 4 * (len(frames) - 1))]:
-        keep[t, w] = False
-    tokens = []
-    for t, x in enumerate(frames):
-        x = slow_block(tower.layers[4], x, slow_bias(scores[t], first=t == 0))
-        kept = [p for p in range(36) if keep[t, p // 6 // 3 * 2 + p % 6 // 3]]
-        features = {4: x[kept]}
-        y = x[kept]
-        for i in (5, 6):
-            y = features[i] = slow_block(tower.layers[i], y) if kept else y
-        for w in range(4):
-            if keep[t, w]:
-                places = [kept.index(p) for p in members[w].tolist()]
-                tokens.append(slow_adapter(model, torch.cat([features[6], features[4]], -1)[places]))
-    return torch.stack(tokens), keep
-
-
-def slow_adapter(model, window: Tensor) -> Tensor:
-    """(9, 2 D) -> (D_llm,)."""
-    adapter = model.model.multi_modal_projector
-    a = adapter.image_pooling_2d
-    pooled = a.o_proj(attend(a.q_proj(window.mean(0, keepdim=True)), a.k_proj(window), a.v_proj(window), 2))
-    return adapter.image_projector(pooled)[0]
-
-
-def slow_row(model, ids: Tensor, types: Tensor, tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """One row without padding -> logits of its survivors, and which they are."""
-    windows = iter(keep.flatten().tolist())
-    kept = [i for i, token in enumerate(ids.tolist()) if token != PATCH_ID or next(windows)]
-    embeds = model.get_input_embeddings()(ids[kept])
-    visual = iter(tokens)
-    embeds = torch.stack(
-        [e + next(visual) if ids[i] == PATCH_ID else e for e, i in zip(embeds, kept, strict=True)]
-    )
-    mask = torch.zeros(1, 1, len(kept), len(kept), dtype=torch.bool)
-    for a in range(len(kept)):
-        for b in range(len(kept)):
-            mask[0, 0, a, b] = b <= a or (types[kept[a]] == 1 and types[kept[b]] == 1)
-    out = model.model.language_model(
-        inputs_embeds=embeds[None], attention_mask=mask, position_ids=torch.tensor([kept])
-    )
-    return model.lm_head(out.last_hidden_state[0]), torch.tensor(kept)
 
 
 # --- tests --------------------------------------------------------------------------------------------------
@@ -257,21 +156,6 @@ def test_layout_given_or_read_off_the_tensors_is_the_same():
     assert torch.equal(model(**inputs, layout=layout).logits, model(**inputs).logits)
 
 
-class RefuseHostReads(TorchDispatchMode):
-    """Raises on every operator whose result the host must wait for on a GPU."""
-
-    READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        by_mask = name.startswith("aten::index.") and any(
-            i is not None and i.dtype == torch.bool for i in args[1]
-        )
-        if by_mask or name.startswith(self.READS):
-            raise AssertionError(f"{name} reads the device")
-        return func(*args, **(kwargs or {}))
-
-
 def test_forward_and_losses_never_wait_for_the_device():
     model, inputs = build().train(), make_inputs([[4], [7]])
     layout = BatchLayout((4, 7), tuple(inputs["attention_mask"].sum(1).tolist()), (0, 1))
@@ -292,19 +176,6 @@ def test_prune_ratio_takes_effect_when_assigned():
         lengths.append(model(**inputs).logits.shape[1])
     assert [lengths[0] - n for n in lengths] == [0, 8, 12]
     assert model.config.stts["prune_ratio"] == 0.75
-
-
-@torch.no_grad()
-def greedy_by_hand(model, inputs: dict[str, Tensor], steps: int) -> list[int]:
-    """Append the best token and run everything again, without a cache."""
-    inputs, new = dict(inputs), []
-    for _ in range(steps):
-        new.append(int(model(**inputs).logits[0, -1].argmax()))
-        token = torch.tensor([[new[-1]]])
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], token], 1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        inputs["mm_token_type_ids"] = F.pad(inputs["mm_token_type_ids"], (0, 1))
-    return new
 
 
 @pytest.mark.parametrize("position_ids", ["original", "compact"])

@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from molmo2_factory import make_inputs
-from test_molmo2 import build, labels_of
 
 from stts import STTSMolmo2ForConditionalGeneration
+from tests.helpers.molmo2 import build, labels_of, make_inputs
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -102,7 +101,7 @@ def test_permuting_the_batch_permutes_the_results(policy):
 
 @pytest.mark.parametrize("grid", [7, 8])
 def test_grids_that_windows_do_not_divide(grid):
-    from molmo2_factory import tiny_config
+    from tests.helpers.molmo2 import tiny_config
 
     torch.manual_seed(0)
     model = STTSMolmo2ForConditionalGeneration(tiny_config(grid)).eval()

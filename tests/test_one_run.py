@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from test_train import Calls, config, rows, weights
+from test_train import Calls
 
 from stts import STTSConfig
 from stts.data import DataSpec, VideoQADataset
@@ -34,6 +34,7 @@ from stts.train.run_folder import (
     read_settings,
     write_settings,
 )
+from tests.helpers.runs import config, rows, weights
 
 ROW = {"id": "a", "video": None, "question": "What is red?", "answer": "red"}
 

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from molmo2_factory import tiny_config
 
 from stts import STTSMolmo2ForConditionalGeneration
 from stts.train.config import LearningRates, TrainConfig
 from stts.train.optim import build_optimizer, freeze, lr_factor, parameter_groups, set_lr
+from tests.helpers.molmo2 import tiny_config
 
 RATES = LearningRates(vision=1e-4, adapter=2e-4, llm=3e-4, scorer=4e-4)
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import case
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stts.pruning.packing import bin_slots, pack, plan_bins, plan_packing, unpack
+from tests.helpers.goldens import case
 
 masks = st.integers(1, 6).flatmap(
     lambda f: st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=f, max_size=f)

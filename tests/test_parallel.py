@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_pair import ALONE, KILLS
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from transformers import Molmo2ForConditionalGeneration
-from two_processes import CASES, draw_nothing, mean_logit, run
 
 from stts import STTSConfig
 from stts.data import Collator, VideoQADataset
@@ -27,6 +25,8 @@ from stts.train.config import ParallelConfig
 from stts.train.parallel import units
 from stts.train.run_folder import newest_checkpoint
 from stts.train.tracking import Tracker
+from tests.helpers.killed_pair import ALONE, KILLS
+from tests.helpers.two_processes import CASES, draw_nothing, mean_logit, run
 
 pytestmark = pytest.mark.slow
 COMPARED = ("loss", "lm_loss", "aux_loss", "grad_norm", "kept", "score_mean", "score_std", "lr")

@@ -9,9 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from molmo2_factory import PATCH_ID, make_inputs
-from test_hosts import clip, siglip
-from test_molmo2 import RefuseHostReads, build, labels_of, plain_twin, slow_row
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +17,16 @@ from stts.pruning.config import POLICIES
 from stts.pruning.layout import BatchLayout
 from stts.pruning.policies import RANKINGS, View, choose, kept_evenly
 from stts.pruning.selection import explore, num_dropped, select_windows
+from tests.helpers.molmo2 import (
+    PATCH_ID,
+    RefuseHostReads,
+    build,
+    labels_of,
+    make_inputs,
+    plain_twin,
+    slow_row,
+)
+from tests.helpers.vision_models import clip, siglip
 
 PRUNING = [policy for policy in POLICIES if policy not in ("none", "given")]
 STEADY = [policy for policy in PRUNING if policy != "random"]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import case
 from torch.nn import functional as F
 
 from stts import STTSScorer
+from tests.helpers.goldens import case
 
 
 def published(name: str, heads: int) -> tuple[STTSScorer, dict]:

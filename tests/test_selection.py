@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from goldens import case
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stts import attention_bias, prune_tokens, select_windows
 from stts.pruning.selection import num_dropped
+from tests.helpers.goldens import case
 
 RATIOS = (0.3, 0.5, 0.8)
 videos = st.lists(st.integers(1, 7), min_size=1, max_size=4)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miniatures import SRT
 
 from stts.data.prompts import multiple_choice_prompt
 from stts.eval.tasks import BenchmarkSpec, Question
 from stts.eval.tasks.prompts import PROMPTS, prompt_text
 from stts.eval.tasks.subtitles import SubtitleError, Subtitles
+from tests.helpers.miniatures import SRT
 
 
 def cues(folder: Path, content: Any, **settings: Any) -> list[tuple[float, float, str]]:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import pytest
 from huggingface_hub._local_folder import write_download_metadata
 from hydra import compose, initialize_config_dir
-from miniatures import MINIATURES
 from omegaconf import OmegaConf
 
 from stts.eval.records import Records, check_settings
@@ -20,6 +19,7 @@ from stts.eval.tasks.registry import LOADERS, load_questions, provenance, what_i
 from stts.eval.tasks.table import missing_files
 from stts.settings.launch import CONFIG_DIR
 from stts.settings.typed import from_dict
+from tests.helpers.miniatures import MINIATURES
 
 VIDEOMME_ROW = {
     "video_id": "001",

@@ -15,12 +15,10 @@ from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.train.loop import Interrupted, LearningRates, TrainConfig, train
+from stts.train.loop import Interrupted, LearningRates, train
 from stts.train.run_folder import newest_checkpoint
 from stts.train.trainer import Trainer
-
-# what a process saw before it was stopped is not saved
-TIMED = ("seconds", "tokens_per_s", "data_wait", "churn")
+from tests.helpers.runs import config, rows, weights
 
 
 @pytest.fixture
@@ -33,20 +31,6 @@ def setup(tiny_folder: Path, clips: Path):
         return model, processor, VideoQADataset(clips / "train.jsonl", None, processor, frames=4)
 
     return make
-
-
-def config(**changes: Any) -> TrainConfig:
-    defaults = {"max_steps": 6, "batch_size": 2, "warmup_steps": 2, "num_workers": 0, "save_every": 3}
-    return TrainConfig(**defaults | changes)
-
-
-def rows(output_dir: Path, timed: bool = False) -> list[dict]:
-    lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if timed or k not in TIMED} for line in lines]
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model" / "model.safetensors").read_bytes()
 
 
 class Calls(torch.utils.data.Dataset):

@@ -16,18 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniatures import write_jpeg
-from painted import (
-    cut_without_decoding,
-    destroy_packets,
-    encode,
-    garble_packets,
-    keep_bytes,
-    paint,
-    read_number,
-    read_numbers,
-    set_display_matrix,
-)
 
 from stts import STTSConfig
 from stts.data import DataSpec, VideoError, read_video, write_video
@@ -40,6 +28,18 @@ from stts.data.video.pixels import resize_frames
 from stts.data.video.read import Clip, probe_video
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
+from tests.helpers.miniatures import write_jpeg
+from tests.helpers.painted import (
+    cut_without_decoding,
+    destroy_packets,
+    encode,
+    garble_packets,
+    keep_bytes,
+    paint,
+    read_number,
+    read_numbers,
+    set_display_matrix,
+)
 
 EVERY = {"frames": 1000, "max_fps": 1000}
 """Settings that take every frame."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from molmo2_factory import make_inputs, tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.visual_tokens import VisualTokens
+from tests.helpers.molmo2 import make_inputs, tiny_config
 
 VIDEO = ("pixel_values_videos", "video_token_pooling", "video_grids")
 

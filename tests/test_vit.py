@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import PUBLISHED_SCORER, case, golden, golden_vit, our_name
 from torch import nn
 
 from stts.hosts.molmo2_vision import STTSVisionModel
@@ -10,6 +9,7 @@ from stts.pruning.config import STTSConfig
 from stts.pruning.losses import temporal_aux_loss
 from stts.pruning.packing import unpack
 from stts.pruning.vit import PrunedFeatures
+from tests.helpers.goldens import PUBLISHED_SCORER, case, golden, golden_vit, our_name
 
 SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 LARGE = {"name": "vit_weights_grid27", "heads": 2, "grid": 27, "patch": 2}

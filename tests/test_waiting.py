@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from molmo2_factory import make_inputs, tiny_config
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.hosts.llm_attention import BLOCK_SPARSE
 from stts.pruning.config import POLICIES
 from stts.pruning.layout import BatchLayout
+from tests.helpers.molmo2 import make_inputs, tiny_config
 
 DROPPING = [
     policy for policy in POLICIES if policy != "none"

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniatures import write_pictures
-from painted import encode, keep_bytes
 
 from stts.data import VideoError, read_video, write_video
 from stts.eval.config import EvalConfig
 from stts.eval.portions import batches, by_clip, portions, share_of
 from stts.eval.reading import map_ahead, read_clip, shown_until
 from stts.eval.tasks import Question
+from tests.helpers.miniatures import write_pictures
+from tests.helpers.painted import encode, keep_bytes
 
 CONFIG = EvalConfig("own", frames=100, max_fps=8.0, progress=False)
 

@@ -1,6 +1,6 @@
 """Training runs of two processes, one after the other in a single launch, since it is the launch that costs time.
 
-    torchrun --standalone --nproc-per-node 2 tests/two_processes.py MODEL ANNOTATIONS ROOT OUTPUT_DIR
+    torchrun --standalone --nproc-per-node 2 tests/helpers/two_processes.py MODEL ANNOTATIONS ROOT OUTPUT_DIR
 
 test_parallel.py launches it, and uses the same settings for one process.
 """

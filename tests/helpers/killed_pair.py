@@ -1,6 +1,6 @@
 """One sharded run of two processes, started again and again with the same settings; each time one of them is killed.
 
-    python tests/killed_pair.py MODEL ANNOTATIONS ROOT OUTPUT_DIR
+    python tests/helpers/killed_pair.py MODEL ANNOTATIONS ROOT OUTPUT_DIR
 
 The processes of a start are forked from this one, which has imported torch and computed nothing: it is the imports
 that cost time. Prints a JSON object of each start: how its processes ended. test_parallel.py launches it.
@@ -17,11 +17,11 @@ import traceback
 from pathlib import Path
 
 import torch
-from kills import kill_before
-from two_processes import draw_nothing, run
 
 import stts.hosts.molmo2  # noqa: F401 (once, not in every process)
 from stts.train.tracking import Tracker
+from tests.helpers.kills import kill_before
+from tests.helpers.two_processes import draw_nothing, run
 
 KILLS = [
     (0, "os.rename", "*/checkpoints/.shards.partial", 2),
