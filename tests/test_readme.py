@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from stts.settings.launch import CONFIG_DIR, launch
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.paths import ROOT
+
 OWN = ["model.path=MODEL", "data=jsonl", "data.annotations=ROWS", "data.test_annotations=TESTS", "frames=2"]
 TRAIN = [*OWN, "train.num_workers=0", "train.max_steps=1", "train.batch_size=1"]
 NOWHERE = "/proc/nowhere/out"

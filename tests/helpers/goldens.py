@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -12,8 +11,9 @@ from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionConfig
 from stts.hosts.molmo2_vision import STTSVisionModel
 from stts.pruning.config import STTSConfig
 from stts.pruning.scorer import STTSScorer
+from tests.helpers.paths import DATA
 
-FOLDER = Path(__file__).parent / "data" / "goldens"
+FOLDER = DATA / "goldens"
 _NAMES = {
     "transformer.resblocks.": "layers.",
     ".attention.wq": ".self_attn.q_proj",

@@ -14,8 +14,9 @@ import torch
 
 from stts import STTSConfig
 from stts.pruning.selection import num_dropped
+from tests.helpers.paths import ROOT
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import json
 import runpy
 import sys
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,8 +16,8 @@ from stts.data.feed.budget import Budget
 from stts.data.feed.feed import Feed, FeedSpec
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 VIDEO = {"frames": 4}
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,9 @@ from stts.data.video.sampling import (
     sample_like_transformers,
     sample_times,
 )
+from tests.helpers.paths import DATA
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "sampling.json").read_text())
+GOLDEN = json.loads((DATA / "sampling.json").read_text())
 
 
 @pytest.mark.parametrize(

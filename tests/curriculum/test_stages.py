@@ -30,8 +30,9 @@ from stts.hosts.load import load_model
 from stts.hosts.tiny import shipped_folder
 from stts.settings.typed import from_dict
 from stts.train.config import LearningRates, TrainConfig
+from tests.helpers.paths import ROOT
 
-CONFIG = Path(__file__).parents[1] / "configs" / "make_tiny.yaml"
+CONFIG = ROOT / "configs" / "make_tiny.yaml"
 DATA = {"num_train": 2, "num_test": 2, "seed": 4, "questions_per_clip": 99}
 
 

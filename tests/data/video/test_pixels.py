@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from stts.data.video.pixels import normalize, patchify, resize_frames
+from tests.helpers.paths import DATA
 
-GOLDEN = load_file(Path(__file__).parent / "data" / "pixels.safetensors")
+GOLDEN = load_file(DATA / "pixels.safetensors")
 SIZES = {"up": 126, "tall": 84, "noise": 126}
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +14,7 @@ from stts.data import DataSpec
 from stts.data.rowfile import index_rows
 from stts.data.rows import check_row
 from stts.settings.launch import CONFIG_DIR
+from tests.helpers.paths import ROOT
 
 
 def fine(row):
@@ -88,7 +88,7 @@ def test_a_file_that_shrank_meanwhile_is_named(tmp_path):
 
 
 def test_the_rows_and_the_mixture_of_the_documentation():
-    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    text = (ROOT / "docs" / "data.md").read_text()
     rows = [json.loads(line) for line in text.splitlines() if line.startswith('{"id"')]
     assert len(rows) == 4
     for row in rows:

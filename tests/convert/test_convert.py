@@ -26,6 +26,7 @@ from stts.convert.sizes import molmo2_config, training_config
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
 from tests.helpers.molmo2 import make_inputs, tiny_config
+from tests.helpers.paths import ROOT
 from tests.helpers.released import ADAPTER, VIT_BLOCK, released_config
 
 SETTINGS = STTSConfig(
@@ -625,7 +626,7 @@ def test_of_a_sharded_checkpoint_one_file_is_held_at_a_time(tensors, tmp_path, m
 
 
 def script():
-    path = Path(__file__).parents[1] / "scripts" / "convert.py"
+    path = ROOT / "scripts" / "convert.py"
     spec = importlib.util.spec_from_file_location("convert_script", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -34,6 +34,7 @@ from stts.train.run_folder import (
     read_settings,
     write_settings,
 )
+from tests.helpers.paths import ROOT
 from tests.helpers.runs import config, rows, weights
 
 ROW = {"id": "a", "video": None, "question": "What is red?", "answer": "red"}
@@ -288,7 +289,7 @@ def test_weights_that_are_no_numbers_are_refused_before_training(tmp_path, setup
 
 
 def test_what_to_do_next_can_be_pasted():
-    path = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    path = ROOT / "scripts" / "train.py"
     spec = importlib.util.spec_from_file_location("train_script", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

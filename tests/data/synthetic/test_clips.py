@@ -26,6 +26,7 @@ from stts.data.synthetic.spec import COLOURS, SHAPES, SyntheticSpec
 from stts.data.video import encode
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
+from tests.helpers.paths import ROOT
 
 SPEC = SyntheticSpec(num_train=5, num_test=5, seed=3)
 
@@ -394,7 +395,7 @@ def test_config_gives_the_default_settings(tmp_path: Path) -> None:
 
     from omegaconf import OmegaConf
 
-    path = Path(__file__).parents[1] / "configs" / "data" / "synthetic.yaml"
+    path = ROOT / "configs" / "data" / "synthetic.yaml"
     values = OmegaConf.to_container(OmegaConf.load(path))
     assert (values.pop("name"), values.pop("folder")) == ("synthetic", None)
     assert (values.pop("decode_timeout"), values.pop("max_bad_fraction")) == (120, 0.01)  # of any data

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from tests.helpers.molmo2 import (
     plain_twin,
     slow_row,
 )
+from tests.helpers.paths import ROOT
 from tests.helpers.vision_models import clip, siglip
 
 PRUNING = [policy for policy in POLICIES if policy not in ("none", "given")]
@@ -56,7 +56,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def test_every_policy_is_built_and_has_a_place():
     assert set(RANKINGS) | {"scorer", "tome", "none"} == set(POLICIES)
     assert set(POLICIES.values()) == {"nowhere", "frames", "vit", "llm"}
-    table = (Path(__file__).parents[1] / "docs" / "policies.md").read_text().split("Learns")[0]
+    table = (ROOT / "docs" / "policies.md").read_text().split("Learns")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(POLICIES)
 
 

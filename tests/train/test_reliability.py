@@ -20,8 +20,8 @@ from stts.hosts.load import load_model
 from stts.train.loop import TrainConfig, WandbConfig, train
 from stts.train.model_card import read_front_matter
 from stts.train.signals import end_on_sigterm
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # clocks, and what a process remembers only while it lives
 TIMED = ("seconds", "tokens_per_s", "data_wait", "churn")
 

@@ -17,11 +17,12 @@ from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.attention import install
 from stts.pruning.vit import run_pruned
 from tests.helpers.molmo2 import tiny_config
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module("memory")
 
 
