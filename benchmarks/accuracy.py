@@ -1,8 +1,8 @@
 """python benchmarks/accuracy.py [preset=quick]: accuracy against budget, policy by policy; --help explains every key.
 
 Fine-tunes one base under every policy, prune ratio and seed and asks all of them the same questions about generated
-clips of every cell of the difficulty grid (stts/data/synthetic/kinds.py). The same command goes on where it stopped; results
-are written after every seed.
+clips of every cell of the difficulty grid (stts/data/synthetic/kinds.py). The same command goes on where it stopped;
+results are written after every seed.
 """
 
 from __future__ import annotations

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+os.environ["PYTHONPATH"] = os.pathsep.join(  # scripts of helpers/ import each other
+    filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+)
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

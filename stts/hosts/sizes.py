@@ -1,4 +1,4 @@
-"""How large this library's own models are (stts/hosts/tiny.py): one that comes with it, and a larger one for a GPU."""
+"""How large this library's own models are (tiny.py): one that comes with it, and a larger one for a GPU."""
 
 from __future__ import annotations
 

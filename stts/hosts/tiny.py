@@ -81,7 +81,7 @@ CHAT_TEMPLATE = """\
 """Videos first, then the turns; the last answer is left open. As Molmo2's own."""
 
 
-SHIPPED = Path(__file__).parent / "assets" / "tiny"
+SHIPPED = Path(__file__).parents[1] / "assets" / "tiny"
 
 
 def shipped_folder() -> Path:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from accuracy import arms_of, chosen, main  # noqa: E402
-from intervals import mean_and_interval  # noqa: E402
+from accuracy import arms_of, chosen, main
+from intervals import mean_and_interval
 
 
 def test_mean_counts_every_known_question_alike():

@@ -12,7 +12,6 @@ from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.windows import window_index
-from tests.helpers.molmo2 import PATCH_ID, make_inputs, tiny_config
 
 PATCH_ID, FRAME_START, FRAME_END, IMAGE_START, IMAGE_END = 50, 51, 52, 53, 54
 IMAGE = "image"

@@ -26,6 +26,7 @@ from stts.train.parallel import units
 from stts.train.run_folder import newest_checkpoint
 from stts.train.tracking import Tracker
 from tests.helpers.killed_pair import ALONE, KILLS
+from tests.helpers.paths import TESTS
 from tests.helpers.two_processes import CASES, draw_nothing, mean_logit, run
 
 pytestmark = pytest.mark.slow
@@ -55,7 +56,7 @@ def pair(inputs: Inputs, tmp_path_factory) -> Path:
     """Every case, trained by two processes."""
     output_dir = tmp_path_factory.mktemp("pair")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).with_name("two_processes.py")
+    script = TESTS / "helpers" / "two_processes.py"
     done = subprocess.run(
         [*launcher, script, *inputs, output_dir], capture_output=True, text=True, timeout=600
     )
@@ -131,7 +132,7 @@ def test_a_sharded_run_leaves_an_ordinary_folder(pair, inputs):
 def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair, inputs, tmp_path):
     """Three starts, two kill -9: between the parts of a checkpoint, and in the middle of a step, where the other
     process must not hang."""
-    script = Path(__file__).with_name("killed_pair.py")
+    script = TESTS / "helpers" / "killed_pair.py"
     command = [sys.executable, script, *inputs, tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

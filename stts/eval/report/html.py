@@ -18,7 +18,7 @@ from ...files.durable import write_whole
 from .runs import Difference, EvaluatedRun, Share
 
 TEMPLATE = "report.html.j2"
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 NOTHING = "\N{EN DASH}"
 """Stands where a number is missing."""
 
