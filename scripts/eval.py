@@ -11,8 +11,8 @@ from stts.eval.report.compare import print_compared
 from stts.eval.tasks import BenchmarkSpec
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
+from stts.processes import refuse_lone_process
 from stts.pruning.config import STTSConfig
-from stts.relaunch import start_all_processes
 from stts.settings.launch import launch
 from stts.settings.next_command import of_model, suggest
 from stts.settings.run_names import named_after_weights
@@ -71,5 +71,5 @@ def main(config: dict[str, Any]) -> int | None:
 
 
 if __name__ == "__main__":
-    start_all_processes()
+    refuse_lone_process()
     launch(main, "eval")

@@ -12,8 +12,8 @@ from stts.eval.sweep.pareto import name_cell
 from stts.eval.sweep.sweep import finish_sweep
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
+from stts.processes import refuse_lone_process
 from stts.pruning.config import STTSConfig
-from stts.relaunch import start_all_processes
 from stts.settings.launch import launch
 from stts.settings.next_command import suggest
 from stts.settings.run_names import named_after_weights
@@ -64,5 +64,5 @@ def main(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    start_all_processes()
+    refuse_lone_process()
     launch(main, "sweep")

@@ -11,7 +11,7 @@ from typing import Any
 from stts.data.digest import with_digests
 from stts.hosts.folders import find_folder
 from stts.hosts.load import load_model
-from stts.relaunch import start_all_processes
+from stts.processes import refuse_lone_process
 from stts.settings.launch import launch
 from stts.train.periodic_eval import periodic_evaluation
 from stts.train.run_config import RunConfig
@@ -70,5 +70,5 @@ def next_steps(model: Path) -> str:
 
 
 if __name__ == "__main__":
-    start_all_processes()
+    refuse_lone_process()
     launch(main, "train")
