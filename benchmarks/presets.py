@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Molmo2Config
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts.hosts.sizes import POOL_WIDTH
 from stts.pruning.layout import BatchLayout
 from stts.pruning.windows import window_index
 
@@ -103,7 +104,7 @@ def preset_config(name: str, stts: STTSConfig) -> Molmo2Config:
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}, must be one of {', '.join(PRESETS)}")
     config = Molmo2Config(**PRESETS[name])
-    config.stts = stts.to_dict()
+    config.stts = stts.for_windows(POOL_WIDTH).to_dict()
     return config
 
 

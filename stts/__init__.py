@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data"],
+    submodules=["data", "pruning"],  # the latter is called like a function, too
     submod_attrs={
         "chat": ["answer", "load"],
+        "hosts.classes": ["insert_stts", "remove_stts"],
         "hosts.molmo2": ["STTSMolmo2ForConditionalGeneration"],
-        "hosts.vision": ["insert_stts"],
         "pruning.config": ["STTSConfig"],
         "pruning.losses": ["temporal_aux_loss"],
         "pruning.scorer": ["STTSScorer"],
@@ -28,10 +28,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 
 if TYPE_CHECKING:
     from . import data as data
+    from . import pruning as pruning
     from .chat import answer as answer
     from .chat import load as load
+    from .hosts.classes import insert_stts as insert_stts
+    from .hosts.classes import remove_stts as remove_stts
     from .hosts.molmo2 import STTSMolmo2ForConditionalGeneration as STTSMolmo2ForConditionalGeneration
-    from .hosts.vision import insert_stts as insert_stts
     from .pruning.config import STTSConfig as STTSConfig
     from .pruning.losses import temporal_aux_loss as temporal_aux_loss
     from .pruning.scorer import STTSScorer as STTSScorer

@@ -14,6 +14,7 @@ from transformers import Molmo2Config
 from ..pruning.config import STTSConfig
 from ..pruning.selection import num_dropped
 from ..pruning.windows import window_grid
+from .sizes import POOL_WIDTH
 
 FRAME_MARKERS = 2
 """Tokens around a frame's windows; they are visual tokens to the LLM's mask and are never dropped."""
@@ -97,7 +98,8 @@ def vision_limit(config: Molmo2Config, frames: int, prune_ratio: float, **settin
 
 def _settings(config: Molmo2Config) -> STTSConfig:
     saved = getattr(config, "stts", None)
-    return STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig()
+    stts = STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig()
+    return stts.for_windows(POOL_WIDTH)
 
 
 def _sizes(config: Molmo2Config, stts: STTSConfig) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..pruning.config import STTSConfig
 from .folder_checks import BadFolder, one_line
 from .folders import PATH_KEY, ModelSpec, _adapted, as_trained, find_folder, quiet_transformers, says_trained
-from .sizes import SIZES
+from .sizes import POOL_WIDTH, SIZES
 
 if TYPE_CHECKING:
     from ..data.processors.molmo2 import VideoProcessor
@@ -75,7 +75,8 @@ def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | N
     """The processor alone, as load_model gives it. Of a model on the hub only what it needs is fetched."""
     from ..data.processors.molmo2 import VideoProcessor
 
+    pool_width = stts.for_windows(POOL_WIDTH).pool_width
     on_hub = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
     if on_hub and spec.name not in SIZES:
-        return VideoProcessor.from_pretrained(spec.path, pool_width=stts.pool_width)
-    return VideoProcessor.from_pretrained(find_folder(spec, checkpoint), pool_width=stts.pool_width)
+        return VideoProcessor.from_pretrained(spec.path, pool_width=pool_width)
+    return VideoProcessor.from_pretrained(find_folder(spec, checkpoint), pool_width=pool_width)

@@ -36,6 +36,7 @@ from .generation import PrunedGeneration, as_encoded
 from .images import IMAGE_KEYS, VIDEO_KEYS
 from .llm_attention import BLOCK_SPARSE, llm_block_mask
 from .molmo2_vision import PrunedInputs, STTSMolmo2Model
+from .sizes import POOL_WIDTH
 
 
 @dataclass
@@ -64,8 +65,9 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
     """
 
     def __init__(self, config: Molmo2Config) -> None:
-        if not isinstance(getattr(config, "stts", None), dict):
-            config.stts = STTSConfig().to_dict()
+        saved = getattr(config, "stts", None)
+        stts = STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig()
+        config.stts = stts.for_windows(POOL_WIDTH).to_dict()
         Molmo2PreTrainedModel.__init__(self, config)  # the parent's would build a second, plain Molmo2Model
         self.model = STTSMolmo2Model(config)
         self.lm_head = torch.nn.Linear(
@@ -112,6 +114,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
 
     @stts.setter
     def stts(self, stts: STTSConfig) -> None:
+        stts = stts.for_windows(POOL_WIDTH)
         self.model.stts = stts
         self.config.stts = stts.to_dict()
 

@@ -27,6 +27,7 @@ from ..pruning.visual_tokens import VisualTokens
 from ..pruning.vit import PrunedFeatures, build_scorer, run_dense, run_pruned
 from ..pruning.windows import Grid, window_grid, window_index
 from .images import check_image_tokens, in_placeholder_order, video_placeholders
+from .sizes import POOL_WIDTH
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class STTSVisionModel(Molmo2VisionModel):
 
     def __init__(self, config: Molmo2VisionConfig, stts: STTSConfig) -> None:
         super().__init__(config)
-        self.scorer = build_scorer(config, stts)
+        sizes = (config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
+        self.scorer = build_scorer(*sizes, stts.for_windows(POOL_WIDTH))
         self.scorer_bias = stts.scorer_bias
         self.post_init()
 
@@ -83,7 +85,7 @@ class STTSVisionModel(Molmo2VisionModel):
     ) -> PrunedFeatures:
         """(F, N, patch pixels), uint8 or normalised -> what blocks `layers` say of the surviving patches."""
         sizes = (frames_per_video, self.grid, layers)
-        x = self.embed_patches(pixels)
+        x, stts = self.embed_patches(pixels), stts.for_windows(POOL_WIDTH)
         return run_pruned(self.layers, x, self.scorer, stts, *sizes, window_scores=window_scores)
 
     def encode_dense(self, pixels: Tensor, layers: list[int]) -> dict[int, Tensor]:
@@ -102,7 +104,7 @@ class STTSMolmo2Model(Molmo2Model):
 
     def __init__(self, config: Molmo2Config) -> None:
         Molmo2PreTrainedModel.__init__(self, config)  # the parent's would build the plain vision tower first
-        self.stts = STTSConfig.from_dict(config.stts)
+        self.stts = STTSConfig.from_dict(config.stts).for_windows(POOL_WIDTH)
         self.lockstep = False
         """Run the same modules in the same order whatever the batch holds: sharded weights are gathered together."""
         self.vision_tower = STTSVisionModel(config.vision_config, self.stts)

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+POOL_WIDTH = 3
+"""Side in patches of the windows that one LLM token of a Molmo2 reads."""
 HEAD_DIM = 32
 """Width of an attention head, whatever the model's."""
 

@@ -1,31 +1,29 @@
-"""insert_stts: pruning in transformers' vision models as they are, Molmo2's, SigLIP's, CLIP's and DINOv2's.
+"""Bare vision models: Molmo2's, SigLIP's, CLIP's and DINOv2's, which prune the frames of videos they are given.
 
 SigLIP 2 checkpoints of fixed resolution load as SigLIP models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from transformers import (
-    CLIPVisionModel,
-    Dinov2Model,
-    Dinov2WithRegistersModel,
-    PreTrainedModel,
-    SiglipVisionModel,
-)
-from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionModel
+from torch import Tensor
 from transformers.utils import ModelOutput
 
 from ..data.video.pixels import normalize
 from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.packing import Packing, unpack
-from ..pruning.vit import build_scorer, drops_per_video, run_pruned
-from ..pruning.windows import Grid, window_grid
+from ..pruning.run import Clips, Run
+from ..pruning.windows import Grid, check_frames
+from .base import Host
+from .pruned import PrunedModel
+
+POOL_WIDTH = 3
+"""Side of a window in patches where the settings do not say: no LLM token is there to tell."""
 
 
 @dataclass
@@ -49,107 +47,100 @@ class PrunedOutput(ModelOutput):
         return unpack(self.last_hidden_state, self.packing)
 
 
-@dataclass(frozen=True)
-class Host:
-    """What differs between vision models."""
+class VisionHost(Host):
+    """A vision model by itself. Any pool_width suits it."""
 
-    embed: Callable[[Tensor], Tensor]
-    """Pixels of F frames, as the model takes them, -> (F, R + N, D)."""
-    blocks: Sequence[nn.Module]
-    finish: Callable[[Tensor], Tensor]
-    """Norm of the last hidden state."""
-    grid: Callable[[Tensor], Grid]
-    """Rows and columns of patches that embed makes of those pixels."""
-    num_prefix: int
+    vision_at = ""
+    adapter_at = ()
+    tail = "none"
+    keys = ("pixel_values",)
 
+    @property
+    def unit(self) -> int:
+        return self.model.stts.pool_width
 
-def _molmo2(model: Molmo2VisionModel) -> Host:
-    height, width = (side // model.config.patch_size for side in model.config.image_size)
+    def settle(self, stts: STTSConfig) -> STTSConfig:
+        return stts.for_windows(stts.pool_width or POOL_WIDTH)
 
-    def embed(pixels: Tensor) -> Tensor:
-        pixels = normalize(pixels) if pixels.dtype == torch.uint8 else pixels
-        x = model.patch_embedding(pixels.to(model.dtype))
-        return x + model.positional_embedding.to(x)
+    def grid(self, pixels: Tensor) -> Grid:
+        """Rows and columns of patches of these frames."""
+        side = self.model.config.image_size // self.model.config.patch_size
+        return side, side
 
-    return Host(embed, model.layers, nn.Identity(), lambda pixels: (height, width), 0)
-
-
-def _siglip(model: SiglipVisionModel) -> Host:
-    return Host(model.embeddings, model.encoder.layers, model.post_layernorm, _square(model), 0)
+    def floats(self, pixels: Tensor) -> Tensor:
+        """Pixels as the model takes them."""
+        return pixels
 
 
-def _clip(model: CLIPVisionModel) -> Host:
-    embed = nn.Sequential(model.embeddings, model.pre_layrnorm)
-    return Host(embed, model.encoder.layers, nn.Identity(), _square(model), 1)
+class Molmo2Vision(VisionHost):
+    """Molmo2VisionModel. It takes patches, (F, N, patch pixels), uint8 or normalised."""
+
+    blocks_at = "layers"
+
+    def grid(self, pixels: Tensor) -> Grid:
+        height, width = (side // self.model.config.patch_size for side in self.model.config.image_size)
+        return height, width
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        return normalize(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
-def _square(model: PreTrainedModel) -> Callable[[Tensor], Grid]:
-    side = model.config.image_size // model.config.patch_size
-    return lambda pixels: (side, side)
+class Siglip(VisionHost):
+    """SiglipVisionModel."""
 
 
-def _dinov2(model: Dinov2Model | Dinov2WithRegistersModel) -> Host:
-    def grid(pixels: Tensor) -> Grid:  # of any size: positions are interpolated
-        return pixels.shape[2] // model.config.patch_size, pixels.shape[3] // model.config.patch_size
+class Clip(VisionHost):
+    """CLIPVisionModel, which has a class token."""
 
-    num_prefix = 1 + getattr(model.config, "num_register_tokens", 0)
-    return Host(model.embeddings, model.encoder.layer, model.layernorm, grid, num_prefix)
+    num_prefix = 1
 
 
-_HOSTS = {
-    Molmo2VisionModel: _molmo2,
-    SiglipVisionModel: _siglip,
-    CLIPVisionModel: _clip,
-    Dinov2Model: _dinov2,
-    Dinov2WithRegistersModel: _dinov2,
-}
+class Dinov2(VisionHost):
+    """Dinov2Model: a class token, frames of any size, since positions are interpolated."""
+
+    blocks_at = "encoder.layer"
+    num_prefix: ClassVar[int] = 1
+
+    def grid(self, pixels: Tensor) -> Grid:
+        patch = self.model.config.patch_size
+        return pixels.shape[2] // patch, pixels.shape[3] // patch
 
 
-def describe(model: nn.Module) -> Host:
-    """The host behind a vision model. Raises ValueError for a class that is not supported."""
-    for cls, build in _HOSTS.items():
-        if isinstance(model, cls):
-            return build(model)
-    supported = ", ".join(cls.__name__ for cls in _HOSTS)
-    raise ValueError(f"cannot prune a {type(model).__name__}; supported: {supported}")
+class Dinov2WithRegisters(Dinov2):
+    """Dinov2WithRegistersModel."""
+
+    @property
+    def num_prefix(self) -> int:
+        return 1 + self.model.config.num_register_tokens
 
 
-def insert_stts(vision_model: PreTrainedModel, config: STTSConfig) -> PreTrainedModel:
-    """Make a vision model prune the frames of videos.
+class PrunedVision(PrunedModel):
+    """What stands before a transformers vision model: its forward on videos."""
 
-    The model gets a fresh `scorer` (train it, or load its weights) and `stts`, the settings, which can be
-    assigned at any time. Its forward then takes frames_per_video, T of each video summing to F (None: all frames
-    are one video), and returns a PrunedOutput; where nothing is to prune it returns what it always returned.
-    Returns the same model. Raises ValueError for an unsupported class, or one that was changed already.
-    """
-    host = describe(vision_model)
-    if hasattr(vision_model, "scorer"):
-        raise ValueError(f"this {type(vision_model).__name__} already has a scorer")
-    vision_model.scorer = build_scorer(vision_model.config, config).to(
-        vision_model.device, vision_model.dtype
-    )
-    vision_model.stts = config
-    whole = vision_model.forward
+    def forward(
+        self,
+        pixel_values: Tensor,
+        frames_per_video: Sequence[int] | None = None,
+        window_scores: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """The transformers class's forward on the tokens that survive.
 
-    def forward(pixel_values: Tensor, *args, frames_per_video: Sequence[int] | None = None, **kwargs):
-        stts = vision_model.stts
-        frames = [len(pixel_values)] if frames_per_video is None else list(frames_per_video)
-        rows, cols = window_grid(host.grid(pixel_values), stts.pool_width)
-        if not any(drops_per_video(frames, rows * cols, stts.prune_ratio)):
-            return whole(pixel_values, *args, **kwargs)
-        install(vision_model.config)
-        return _pruned(host, vision_model.scorer, stts, pixel_values, frames)
-
-    vision_model.forward = forward
-    return vision_model
-
-
-def _pruned(
-    host: Host, scorer: nn.Module, stts: STTSConfig, pixels: Tensor, frames: list[int]
-) -> PrunedOutput:
-    last = len(host.blocks) - 1
-    x = host.embed(pixels)
-    out = run_pruned(host.blocks, x, scorer, stts, frames, host.grid(pixels), [last], host.num_prefix)
-    packing = out.packing.without_filler()
-    hidden = host.finish(out.hidden_states[last][: len(packing.index)])
-    return PrunedOutput(hidden, packing.index, out.keep, out.scores, out.scored, packing)
+        frames_per_video: T of each video, summing to the frames; None: all are one video. Returns a PrunedOutput, or
+        where nothing is to prune what the transformers class does.
+        """
+        host, stts = self.host, self.stts
+        frames = (len(pixel_values),) if frames_per_video is None else tuple(frames_per_video)
+        check_frames(len(pixel_values), frames)
+        clips = Clips(frames, (host.grid(pixel_values),) * len(frames), host.unit)
+        pixel_values = host.floats(pixel_values)
+        if not any(clips.drops(stts.prune_ratio)):
+            return super().forward(pixel_values, **kwargs)
+        install(self.config)
+        run = Run(host, clips, stts, host.scorer, window_scores)
+        with run.active():
+            out = super().forward(pixel_values, **kwargs)
+        packing = run.kept_packing.without_filler()
+        hidden = run.kept(out.last_hidden_state, packing)
+        scored = (run.together(name) for name in ("keep", "scores", "scored"))
+        return PrunedOutput(hidden, packing.index, *scored, packing)

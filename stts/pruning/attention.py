@@ -2,7 +2,7 @@
 
 A ViT whose config names "stts_<implementation>" runs unpruned blocks on <implementation> as before. A block given
 a KeyBias in place of its attention mask adds it to the logits; one given Ragged attends within each frame of a
-packed batch. The mask is the one argument that every transformers layer hands through to its attention.
+packed batch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from .flex import flex
+from .handover import told_aside
 from .packing import Packing, bin_slots, plan_bins
 
 PREFIX = "stts_"
@@ -56,6 +58,8 @@ def install(config) -> None:
     name = PREFIX + implementation
     if name not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(name, partial(attention_forward, implementation=implementation))
+        if implementation in ALL_MASK_ATTENTION_FUNCTIONS:  # masks are made by the name of the attention
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     config._attn_implementation = name
 
 
@@ -68,9 +72,16 @@ def attention_forward(
     *,
     implementation: str,
     scaling: float,
+    stts: KeyBias | Ragged | None = None,
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention signature: query, key, value (B, heads, L, head_dim) -> (B, L, heads, head_dim)."""
+    """transformers' attention signature: query, key, value (B, heads, L, head_dim) -> (B, L, heads, head_dim).
+
+    KeyBias and Ragged come as the mask, as the keyword stts, or told aside (handover.Route).
+    """
+    if stts is None and not isinstance(attention_mask, KeyBias | Ragged):
+        stts = told_aside()
+    attention_mask = attention_mask if stts is None else stts
     if isinstance(attention_mask, Ragged):
         packing, backend, head_dim = attention_mask.packing, attention_mask.backend, value.shape[-1]
         if attention_mask.key_bias is not None:

@@ -37,8 +37,8 @@ class STTSConfig:
     """Share of each video's windows to drop, in [0, 1). 0 runs the host model untouched; policy "none" makes it 0."""
     insert_after: int = 3
     """Zero-based ViT block whose output is scored. The block after it gets the key bias; pruning follows."""
-    pool_width: int = 3
-    """Side of a window in patches: the adapter's pooling size."""
+    pool_width: int | None = None
+    """Side of a window in patches: what one LLM token reads. None: the host's own; another one is refused."""
     policy: str = "scorer"
     """Who decides which windows go: "scorer" (learned), or one that is compared with it: "none", "random",
     "temporal" (change since the frame before), "reference" (change since a reference frame), "tome" (merging),
@@ -93,7 +93,12 @@ class STTSConfig:
             _check(fits(value), field.name, value, f"must be {what}")
         _check(0 <= self.prune_ratio < 1, "prune_ratio", self.prune_ratio, "must be in [0, 1)")
         _check(self.insert_after >= 0, "insert_after", self.insert_after, "must be 0 or more")
-        _check(self.pool_width >= 1, "pool_width", self.pool_width, "must be 1 or more")
+        _check(
+            self.pool_width is None or self.pool_width >= 1,
+            "pool_width",
+            self.pool_width,
+            "must be 1 or more, or None",
+        )
         _check(self.policy in POLICIES, "policy", self.policy, f"must be one of {', '.join(POLICIES)}")
         if self.policy == "none":
             object.__setattr__(self, "prune_ratio", 0.0)
@@ -128,6 +133,18 @@ class STTSConfig:
     def stage(self) -> str:
         """Where dropped windows leave the model, as in POLICIES."""
         return POLICIES[self.policy]
+
+    def for_windows(self, pool_width: int) -> STTSConfig:
+        """The settings on a host whose LLM tokens read pool_width x pool_width patches.
+
+        Raises ValueError when another pool_width was asked for.
+        """
+        if self.pool_width not in (None, pool_width):
+            raise ValueError(
+                f"pool_width is {self.pool_width}, but one token of this model reads {pool_width} x {pool_width} "
+                f"patches: leave pool_width out, or set it to {pool_width}"
+            )
+        return self.replace(pool_width=pool_width)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

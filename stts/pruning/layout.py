@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .selection import num_dropped
@@ -24,6 +25,8 @@ class BatchLayout:
     """Real tokens of each row before pruning, padding left out."""
     video_rows: tuple[int, ...]
     """The batch row each video stands in."""
+    grids: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of patches of each video's frames; (): whoever asks knows, because all are the same."""
 
     def kept_windows(self, num_windows: int, prune_ratio: float) -> list[int]:
         """Windows of each video that survive pruning, of num_windows a frame."""
@@ -36,6 +39,29 @@ class BatchLayout:
         for frames, windows, row in zip(self.frames_per_video, kept, self.video_rows, strict=True):
             lengths[row] -= frames * num_windows - windows
         return lengths
+
+    @classmethod
+    def read(
+        cls,
+        placeholders: Tensor,
+        attention_mask: Tensor | None,
+        frames: Sequence[int],
+        grids: Sequence[tuple[int, int]],
+        tokens: Sequence[int],
+    ) -> BatchLayout:
+        """The layout of videos of known sizes, the rest read off the tensors: one wait for the device.
+
+        placeholders: (B, L) bool, True at those of videos; attention_mask: (B, L) or None; frames, grids, tokens: of
+        each video, tokens being its placeholders. Raises ValueError when those of a row are not of whole videos.
+        """
+        counts = [placeholders.sum(1)]
+        if attention_mask is not None:
+            counts.append(attention_mask.sum(1))
+        found, *lengths = torch.stack(counts).tolist()
+        lengths = lengths[0] if lengths else [placeholders.shape[1]] * len(found)
+        what = f"its videos, which need {list(tokens)} of them in turn"
+        rows = _hand_out(tokens, found, what)
+        return cls(tuple(frames), tuple(lengths), rows, tuple(map(tuple, grids)))
 
     @classmethod
     def from_tensors(
@@ -57,18 +83,23 @@ class BatchLayout:
 
 
 def _rows_of_videos(frames: Sequence[int], counts: Sequence[int], num_windows: int) -> tuple[int, ...]:
+    """Hand videos whose frames are all of one size out to the rows."""
+    what = f"its videos of {list(frames)} frames with {num_windows} windows each"
+    return _hand_out([t * num_windows for t in frames], counts, what)
+
+
+def _hand_out(tokens: Sequence[int], counts: Sequence[int], what: str) -> tuple[int, ...]:
     """Hand the videos out to the rows in order, each row taking as many as its placeholders need."""
     rows, video = [], 0
     for row, count in enumerate(counts):
-        while count > 0 and video < len(frames):
-            count -= frames[video] * num_windows
+        while count > 0 and video < len(tokens):
+            count -= tokens[video]
             rows.append(row)
             video += 1
         if count:
             raise ValueError(
-                f"row {row} of input_ids has {counts[row]} visual placeholders, which does not match its videos "
-                f"of {list(frames)} frames with {num_windows} windows each"
+                f"row {row} of input_ids has {counts[row]} visual placeholders, which does not match {what}"
             )
-    if video < len(frames):
-        raise ValueError(f"{len(frames)} videos given, but input_ids has placeholders for {video}")
+    if video < len(tokens):
+        raise ValueError(f"{len(tokens)} videos given, but input_ids has placeholders for {video}")
     return tuple(rows)

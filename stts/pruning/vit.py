@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
 
 from .attention import KeyBias, Ragged
 from .config import STTSConfig
@@ -46,20 +45,20 @@ def drops_per_video(frames_per_video: Sequence[int], num_windows: int, prune_rat
     return [num_dropped(frames, num_windows, prune_ratio) for frames in frames_per_video]
 
 
-def build_scorer(vision: PreTrainedConfig, stts: STTSConfig) -> STTSScorer:
-    """A scorer of the size the settings ask for on a ViT of this transformers config.
+def build_scorer(dim: int, num_heads: int, num_blocks: int, stts: STTSConfig) -> STTSScorer:
+    """A scorer of the size the settings ask for, on a ViT of this width, heads and blocks.
 
     Raises ValueError when the ViT has no block left to prune after the scored one and the biased one.
     """
-    if stts.insert_after + 2 >= vision.num_hidden_layers:
+    if stts.insert_after + 2 >= num_blocks:
         raise ValueError(
             f"insert_after is {stts.insert_after}, must leave blocks to prune: below "
-            f"{vision.num_hidden_layers - 2} in a ViT of {vision.num_hidden_layers} blocks"
+            f"{num_blocks - 2} in a ViT of {num_blocks} blocks"
         )
     return STTSScorer(
-        vision.hidden_size,
+        dim,
         stts.pool_width,
-        stts.scorer_num_heads or vision.num_attention_heads,
+        stts.scorer_num_heads or num_heads,
         stts.scorer_hidden_dims,
         stts.scorer_activation,
     )

@@ -1,0 +1,188 @@
+"""What a host has to say about itself so that stts can prune it: where its parts are, and what lies where in memory.
+
+A subclass of Host describes one architecture. Everything else (scoring, choosing, leaving tokens behind, the LLM's
+sequence, generation, saving) is shared. docs/hosts.md has an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from ..pruning.config import STTSConfig
+from ..pruning.run import Clips
+from ..pruning.scorer import STTSScorer
+from ..pruning.windows import Grid
+
+__all__ = ["Clips", "Host", "as_rows"]
+
+
+class Host:
+    """One architecture, on one model. Made anew whenever it is asked for, it keeps nothing but the model.
+
+    A subclass sets the names below and answers `unit`, `token_id` and `clips`; the rest has defaults that suit most
+    models: frames one after the other in memory, patches row-major, one placeholder a window, positions 0, 1, 2, ...
+    """
+
+    vision_at: ClassVar[str] = "model.vision_tower"
+    """The vision model, by its path in the model; "": the model itself."""
+    blocks_at: ClassVar[str] = "encoder.layers"
+    """The ModuleList of its blocks, by its path in the vision model. Its forward must loop over it."""
+    adapter_at: ClassVar[tuple[str, ...]] = ("model.multi_modal_projector",)
+    """What stands between ViT and LLM."""
+    layers_at: ClassVar[str] = "model.language_model.layers"
+    """The LLM's layers."""
+    num_prefix: ClassVar[int] = 0
+    """Tokens in front of the patches of each frame: CLS, registers. They are never dropped."""
+    tail: ClassVar[str] = "vision"
+    """Where survivors go back into a dense tensor, zeros elsewhere, so that the host's own adapter runs on it: behind
+    the whole "vision" model; behind its last block ("blocks"), where the vision model itself goes on by grid; or
+    "none": `encode` gets survivors, and returns what becomes of them."""
+    modality: ClassVar[str] = "video"
+    """The key of the features in transformers' mm_encoder_outputs: "image" where frames are images to the model."""
+    keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    """Arguments of forward that belong to the videos; the first one holds their pixels."""
+    mrope: ClassVar[bool] = False
+    """Whether positions of LLM tokens have three planes: time, height, width."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    # What a subclass has to answer
+
+    @property
+    def unit(self) -> int:
+        """Side in patches of the square that one LLM token reads: the window that is scored and dropped as one."""
+        raise NotImplementedError
+
+    @property
+    def token_id(self) -> int:
+        """The placeholder that stands in input_ids for each window of a video."""
+        raise NotImplementedError
+
+    def clips(self, inputs: dict[str, Any]) -> Clips:
+        """How many frames each video of the inputs has, and how many rows and columns of patches: plain integers.
+
+        inputs: forward's keyword arguments. Asked only where a batch comes without a layout that says so; reading a
+        tensor here is the one wait for the device.
+        """
+        raise NotImplementedError
+
+    # Where patches lie
+
+    def cells(self, grid: Grid) -> Tensor:
+        """(h * w,) int64: for each cell of the patch grid, row by row, its place in memory behind the frame's prefix.
+
+        Two cells may name one patch, where LLM tokens share what they read; a patch that none names is never dropped.
+        """
+        return torch.arange(grid[0] * grid[1])
+
+    def frame_tokens(self, grid: Grid) -> int:
+        """Patches of a frame in memory, its prefix not counted."""
+        return grid[0] * grid[1]
+
+    def for_survivors(self, kwargs: dict[str, Any], index: Tensor) -> dict[str, Any]:
+        """A block's keyword arguments, those that have an entry for every token with only those of index (K,)."""
+        if kwargs.get("position_embeddings") is not None:
+            pairs = kwargs["position_embeddings"]
+            kwargs["position_embeddings"] = tuple(x.flatten(0, -2).index_select(0, index) for x in pairs)
+        return kwargs
+
+    # From pixels to the LLM
+
+    def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Call the host's own vision model and adapter.
+
+        Returns the LLM's features in the order of the placeholders, (tokens, D), and further features of the same
+        tokens by name (deepstack). With tail "none" and a run active they are those of survivors alone.
+        """
+        given = {key: inputs[key] for key in self.keys if inputs.get(key) is not None}
+        given.pop("frames_per_video", None)
+        method = getattr(self.model.base_model, f"get_{self.modality}_features")
+        return as_rows(method(**given, return_dict=True).pooler_output), {}
+
+    def windows_of(self, frames: int, windows: int) -> Tensor:
+        """(placeholders of a video,) int64: the window behind each, counted through the video; -1 stays anyway."""
+        return torch.arange(frames * windows)
+
+    def placeholders(self, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """(B, L) bool, True at the placeholders of videos."""
+        return input_ids == self.token_id
+
+    def output(self, rows: Sequence[Tensor], extra: dict[str, list[list[Tensor]]]) -> ModelOutput:
+        """Features of the kept tokens, batch row by batch row, as the host's forward takes them encoded."""
+        return BaseModelOutputWithPooling(pooler_output=tuple(rows), **extra)
+
+    def positions(
+        self, input_ids: Tensor, mask: Tensor, inputs: dict[str, Any], clips: Clips
+    ) -> tuple[Tensor, Tensor] | None:
+        """Positions before anything is dropped, (3, B, L), and how far they run ahead of the tokens, (B, 1).
+
+        None: they are 0, 1, 2, ..., as in most models.
+        """
+        return None
+
+    def others(self, inputs: dict[str, Any]) -> dict[str, ModelOutput]:
+        """Encode images that stand beside the videos, whole: mm_encoder_outputs without the videos'. Their arguments
+        leave inputs."""
+        if self.modality == "image" or inputs.get("pixel_values") is None:
+            return {}
+        names = {name for name in inputs if name.startswith(("pixel_values", "image_"))} - set(self.keys)
+        images = {name: inputs.pop(name) for name in sorted(names)}
+        return {"image": self.model.base_model.get_image_features(**images, return_dict=True)}
+
+    # What follows from that
+
+    @property
+    def vision(self) -> nn.Module:
+        """The vision model, which also holds the scorer."""
+        return self.model.get_submodule(self.vision_at)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The vision model's blocks."""
+        return self.vision.get_submodule(self.blocks_at)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The LLM's layers. With the blocks: the units to shard, to compile and to checkpoint."""
+        return self.model.get_submodule(self.layers_at)
+
+    @property
+    def scorer(self) -> STTSScorer:
+        """What scores the windows."""
+        return self.vision.scorer
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Width and attention heads of the vision model."""
+        config = self.vision.config
+        heads = getattr(config, "num_attention_heads", None) or config.num_heads
+        return config.hidden_size, heads
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """How the names of a part's parameters begin; the first that fits wins, what fits none is the LLM's."""
+        vision = f"{self.vision_at}." if self.vision_at else ""
+        adapter = tuple(f"{path}." for path in self.adapter_at)
+        return {"scorer": (f"{vision}scorer.",), "adapter": adapter, "vision": (vision,)}
+
+    def settle(self, stts: STTSConfig) -> STTSConfig:
+        """The settings as this host takes them, pool_width filled in. Raises ValueError for those it cannot take."""
+        if self.mrope and stts.position_ids == "compact":
+            raise ValueError(
+                "position_ids is 'compact', which means nothing to positions of three planes: leave it at 'original'"
+            )
+        return stts.for_windows(self.unit)
+
+
+def as_rows(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Features of all tokens one below the other, (tokens, D), however a model groups them."""
+    if isinstance(features, Tensor):
+        return features.flatten(0, -2)
+    return torch.cat([part.flatten(0, -2) for part in features])

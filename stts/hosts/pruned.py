@@ -1,0 +1,126 @@
+"""A transformers model that prunes: what it has beside transformers' own, how it loads, starts and is saved."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from ..pruning.config import STTSConfig
+from ..pruning.handover import Route, carried
+from ..pruning.run import Blocks, to_dense
+from ..pruning.scorer import STTSScorer
+from ..pruning.vit import build_scorer
+from .base import Host
+
+
+class PrunedModel:
+    """What stands before a transformers class, whole VLM or bare vision model."""
+
+    host_type: ClassVar[type[Host]]
+    base: ClassVar[type[PreTrainedModel]]
+    """The transformers class itself."""
+
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        """config.stts holds the STTSConfig as a dict (defaults when absent)."""
+        super().__init__(
+            deepcopy(config), *args, **kwargs
+        )  # what pruning writes into it is this model's alone
+        saved = getattr(config, "stts", None)
+        prepare(self, STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig())
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | PathLike, *args: Any, stts: STTSConfig | None = None, **kwargs: Any
+    ) -> PrunedModel:
+        """Load plain weights (the scorer starts fresh) or a folder saved by this class (as saved).
+
+        path: folder or hub id; stts: settings to use instead of the saved or default ones; the rest as in
+        transformers.
+        """
+        if stts is not None:
+            names = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
+            where = {name: kwargs[name] for name in names if name in kwargs}
+            config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path, **where)
+            config.stts = stts.to_dict()
+            kwargs["config"] = config
+        return super().from_pretrained(path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """As transformers does; config.json names the plain class, which loads the folder without the scorer."""
+        push = kwargs.pop("push_to_hub", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        path = Path(save_directory) / "config.json"
+        if kwargs.get("is_main_process", True) and path.exists():
+            saved = json.loads(path.read_text())
+            path.write_text(json.dumps(saved | {"architectures": [self.base.__name__]}, indent=2) + "\n")
+        if push:
+            self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name)
+
+    def initialize_weights(self) -> None:
+        """As transformers does, but for the scorer, whose start matters to how it learns."""
+        if (scorer := getattr(self.host.vision, "scorer", None)) is not None:
+            start_scorer(scorer, self.stts.scorer_bias)
+        super().initialize_weights()
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """As in transformers. Raises ValueError on use_reentrant=True, which loses the gradient of the key bias."""
+        options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+        if options["use_reentrant"]:
+            raise ValueError("gradient checkpointing of a pruning model needs use_reentrant=False")
+        if Route.of(self.host.blocks[0].forward).kind == "aside":
+            options = {"context_fn": carried} | options
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)
+
+    @property
+    def host(self) -> Host:
+        """The description of this model."""
+        return self.host_type(self)
+
+    @property
+    def stts(self) -> STTSConfig:
+        """The active settings. Assign another at any time; the scorer itself keeps its size."""
+        return STTSConfig.from_dict(self.config.stts)
+
+    @stts.setter
+    def stts(self, stts: STTSConfig) -> None:
+        self.config.stts = self.host.settle(stts).to_dict()
+
+
+def prepare(model: nn.Module, stts: STTSConfig) -> None:
+    """Give a model what pruning adds to it: Blocks in place of its ModuleList, a scorer, the settings.
+
+    Raises ValueError for settings the host cannot take.
+    """
+    host = model.host
+    stts = host.settle(stts)
+    vision, blocks = host.vision, host.blocks
+    scorer = build_scorer(*host.dims, len(blocks), stts)
+    owner, _, name = host.blocks_at.rpartition(".")
+    setattr(vision.get_submodule(owner), name, Blocks(blocks))
+    if host.tail == "vision":
+        vision.register_forward_hook(to_dense)
+    some = next(vision.parameters())
+    if some.device.type != "meta":
+        with torch.no_grad():
+            start_scorer(scorer, stts.scorer_bias)
+    vision.scorer = scorer.to(some.device, some.dtype).train(vision.training)
+    model.config.stts = stts.to_dict()
+
+
+def start_scorer(scorer: STTSScorer, bias: float) -> None:
+    """Fresh weights, where none were loaded. The usual 0.02 would bunch all scores of a narrow ViT at 0.5."""
+    for module in scorer.modules():
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            init.constant_(module.bias, bias if module is scorer.fc3 else 0.0)
+        module._is_hf_initialized = True

@@ -1,0 +1,87 @@
+"""Telling the attention of one block what to do beyond its arguments.
+
+Layers hand some of their arguments on to the attention function that a config names (attention.install): a mask, or
+any keyword. What a block should do rides there, so that threads, compiled blocks and checkpoints that run a block
+again each see what their own call was given. Layers that hand on nothing are told aside.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+KEYWORD = "stts"
+
+
+class _OfThread(threading.local):
+    how: Any = None
+
+
+class _Compiled:
+    how: Any = None
+
+
+_thread = _OfThread()
+_compiled = _Compiled()
+"""What compiled blocks read: a compiler takes a thread's own value for a constant. Blocks that are both compiled and
+told aside must therefore run in one thread at a time."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the attention of a block is reached: by its "mask", by a "keyword", or "aside"."""
+
+    kind: str
+    place: int = 0
+    """Of the mask among the arguments behind the hidden states."""
+
+    @classmethod
+    def of(cls, forward: Callable) -> Route:
+        """The route into a block, read off the signature of its forward."""
+        parameters = inspect.signature(forward).parameters
+        if "attention_mask" in parameters:
+            return cls("mask", list(parameters).index("attention_mask") - 1)
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return cls("keyword")
+        return cls("aside")
+
+    def call(self, block: Callable, x: Any, args: tuple, kwargs: dict[str, Any], how: Any) -> Any:
+        """block(x, *args, **kwargs), its attention told `how`."""
+        if self.kind == "aside":
+            with aside(how):
+                return block(x, *args, **kwargs)
+        if self.kind == "keyword":
+            return block(x, *args, **kwargs, **{KEYWORD: how})
+        if self.place < len(args):
+            return block(x, *args[: self.place], how, *args[self.place + 1 :], **kwargs)
+        return block(x, *args, **kwargs | {"attention_mask": how})
+
+
+def told_aside() -> Any:
+    """What the block that is running was told aside, or None."""
+    return _compiled.how if torch.compiler.is_compiling() else _thread.how
+
+
+class aside:  # noqa: N801
+    """A context, to be entered at will: tells the attention of the blocks that run in it, in this thread."""
+
+    def __init__(self, how: Any) -> None:
+        self.how = how
+        self._before: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self._before.append((_thread.how, _compiled.how))
+        _thread.how = _compiled.how = self.how
+
+    def __exit__(self, *error: object) -> None:
+        _thread.how, _compiled.how = self._before.pop()
+
+
+def carried() -> tuple[aside, aside]:
+    """context_fn of torch's checkpoint: a block that runs again is told aside what it was told before."""
+    return aside(_thread.how), aside(_thread.how)

@@ -1,0 +1,484 @@
+"""One pruned pass through a host's own vision model: its loop over blocks stays as it is, its blocks do not.
+
+The blocks become `Blocks`, which hand themselves out bound to the run that is active in their thread. Up to
+insert_after a bound block sees every patch; the next one does with the scores as a key bias; all later ones see
+survivors, each attending within what the host lets it. Policy "uniform" runs on fewer frames from the start.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import KeyBias, Ragged
+from .config import STTSConfig
+from .handover import Route
+from .merging import match_windows, merge, merged_sizes
+from .packing import Packing, plan_packing, put_back_lone_frames
+from .policies import View, choose, kept_evenly
+from .scorer import STTSScorer
+from .selection import num_dropped
+from .vit import key_bias
+from .windows import Grid, spread, window_grid, window_index
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The videos of a batch, in the order of their placeholders, as plain integers."""
+
+    frames: tuple[int, ...]
+    """T of each video: frames as the ViT knows them (Qwen's are units of two)."""
+    grids: tuple[Grid, ...]
+    """Rows and columns of patches of each video's frames."""
+    unit: int
+    """Side of a window in patches: what one LLM token reads."""
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """W of each video."""
+        sizes = (window_grid(grid, self.unit) for grid in self.grids)
+        return tuple(rows * cols for rows, cols in sizes)
+
+    def drops(self, prune_ratio: float) -> list[int]:
+        """Windows each video loses."""
+        videos = zip(self.frames, self.windows, strict=True)
+        return [num_dropped(frames, windows, prune_ratio) for frames, windows in videos]
+
+
+class Described(Protocol):
+    """What a run asks of a host (stts.hosts.base.Host)."""
+
+    num_prefix: int
+    tail: str
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]: ...
+    def cells(self, grid: Grid) -> Tensor: ...
+    def frame_tokens(self, grid: Grid) -> int: ...
+    def for_survivors(self, kwargs: dict[str, Any], index: Tensor) -> dict[str, Any]: ...
+
+
+class _OfThread(threading.local):
+    run: Run | None = None
+
+
+_thread = _OfThread()
+
+
+def active_run() -> Run | None:
+    """The run that this thread is in."""
+    return _thread.run
+
+
+class Blocks(nn.ModuleList):
+    """A host's blocks: a ModuleList that answers to the run this thread is in, if the blocks belong to it."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        run, blocks = _thread.run, super().__iter__()
+        return blocks if run is None else (run.bind(block) for block in blocks)
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        run, found = _thread.run, super().__getitem__(index)
+        return found if run is None or isinstance(index, slice) else run.bind(found)
+
+
+class Bound:
+    """A block that goes through its run when it is called, and is the block in all else."""
+
+    def __init__(self, run: Run, block: nn.Module) -> None:
+        self._run, self._block = run, block
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._run.step(self._block, x, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._block, name)
+
+
+def to_dense(module: nn.Module, args: tuple, out: Any) -> Any:
+    """Forward hook of a vision model whose tail is "vision": what it says of survivors, as dense tensors."""
+    run = _thread.run
+    if run is None or run.host.vision is not module:
+        return out
+    if isinstance(out, Tensor):
+        return run.dense(out)
+    out.last_hidden_state = run.dense(out.last_hidden_state)
+    if out.get("hidden_states") is not None:
+        out.hidden_states = tuple(None if x is None else run.dense(x) for x in out.hidden_states)
+    return out
+
+
+@dataclass
+class Group:
+    """The videos of one patch grid, scored together: F frames of N cells."""
+
+    videos: list[int]
+    frames: list[int]
+    grid: Grid
+    patches: Tensor | None
+    """(F, n) place in memory of each patch that some window reads; None: memory holds them, behind each frame's
+    prefix, and nothing else."""
+    inverse: Tensor
+    """(N,) number among the n patches of each cell: cells may share a patch."""
+    first: Tensor
+    """(n,) the first cell of each patch."""
+    starts: Tensor
+    """(F,) place in memory of each frame, on the CPU."""
+    size: int
+    """Tokens of a frame."""
+    run: list[int] | None = None
+    """Policy "uniform": the frames that run, of the F."""
+    keep: Tensor | None = None
+    """(F, W) bool, like scores (F, W) and scored (F, N, D) not there before the run has decided."""
+    scores: Tensor | None = None
+    scored: Tensor | None = None
+    owner: Tensor | None = None
+    """(F * W,) policy "tome": the window each merges into."""
+    ran: Tensor | None = None
+    targets: Tensor | None = None
+    """(F, W) what ran to the end, and what the auxiliary loss holds the scores against, once asked for."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether some patch is read by several windows."""
+        return len(self.inverse) > len(self.first)
+
+    def take(self, tokens: Tensor, prefix: int) -> Tensor:
+        """(S, D) all tokens -> (F, N, D) cells."""
+        if self.patches is None:
+            return tokens.view(sum(self.frames), -1, tokens.shape[-1])[:, prefix:]
+        return tokens[self.patches[:, self.inverse]]
+
+    def put(self, tokens: Tensor, values: Tensor, prefix: int) -> Tensor:
+        """(S, ...) with the patches' values, (F, N, ...) by cell, in place of what stood there: a new tensor."""
+        if self.patches is None:
+            before = tokens.unflatten(0, (sum(self.frames), -1))[:, :prefix]
+            return torch.cat([before, values.to(tokens)], 1).flatten(0, 1) if prefix else values.flatten(0, 1)
+        values = values[:, self.first].flatten(0, 1)
+        return tokens.index_copy(0, self.patches.flatten(), values.to(tokens))
+
+
+class Run:
+    """The state of one pruned pass. It belongs to its caller: nothing of it stays on the model."""
+
+    def __init__(
+        self,
+        host: Described,
+        clips: Clips,
+        config: STTSConfig,
+        scorer: STTSScorer,
+        window_scores: Tensor | Sequence[Tensor] | None = None,
+    ) -> None:
+        """config.pool_width is the clips' unit. window_scores: for policy "given", (F, W), or (T, W) of each video.
+
+        Raises ValueError for a policy that drops nothing in a vision model, and settings a host's memory cannot take.
+        """
+        if config.stage not in ("frames", "vit"):
+            raise ValueError(
+                f"policy is {config.policy!r}, which drops nothing in a vision model: its place is {config.stage}"
+            )
+        if len(set(clips.grids)) > 1 and config.put_back:
+            raise ValueError("put_back is True, must be False where videos have frames of different sizes")
+        self.host, self.clips, self.config, self.scorer = host, clips, config, scorer
+        self.window_scores = window_scores
+        blocks = list(nn.ModuleList.__iter__(host.blocks))
+        self.number = {id(block): i for i, block in enumerate(blocks)}
+        self.route = Route.of(blocks[0].forward)
+        self.biased = config.insert_after + 1
+        whole = config.stage == "frames"
+        self.decides, self.first = (0, 0) if whole else (self.biased, self.biased + 1)
+        self._ragged: dict[tuple[int, bool], tuple[Any, Ragged]] = {}
+
+    @contextmanager
+    def active(self) -> Iterator[Run]:
+        """While in this context, the host's blocks answer to this run when this thread calls them."""
+        before, _thread.run = _thread.run, self
+        try:
+            yield self
+        finally:
+            _thread.run = before
+
+    def bind(self, block: nn.Module) -> nn.Module | Bound:
+        return Bound(self, block) if id(block) in self.number else block
+
+    def step(self, block: nn.Module, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        """Run one block as its place asks: dense, scored and biased, or on survivors."""
+        i = self.number[id(block)]
+        if i == 0:
+            self._begin(x)
+        if i == self.decides:
+            self._decide(x.reshape(-1, x.shape[-1]))
+        if i == self.first:
+            x = self._survivors(x)
+        kwargs, how = self._attention(i, kwargs)
+        x = block(x, *args, **kwargs) if how is None else self.route.call(block, x, args, kwargs, how)
+        return self.dense(x) if self.host.tail == "blocks" and i == len(self.number) - 1 else x
+
+    def _begin(self, x: Tensor) -> None:
+        self.shape, self.device = x.shape[:-1], x.device
+        sizes = [self.host.num_prefix + self.host.frame_tokens(grid) for grid in self.clips.grids]
+        expected = sum(t * size for t, size in zip(self.clips.frames, sizes, strict=True))
+        if self.shape.numel() != expected:
+            raise ValueError(
+                f"the vision model got {self.shape.numel()} tokens, but videos of {list(self.clips.frames)} frames "
+                f"of {[tuple(grid) for grid in self.clips.grids]} patches have {expected}: frames_per_video or grids "
+                "do not fit the pixels"
+            )
+
+    # ------------------------------------------------------------------ which windows stay
+
+    def _decide(self, tokens: Tensor) -> None:
+        """Score, select and bias, the videos of one grid together. tokens: (S, D), all, as they lie in memory."""
+        config, prefix = self.config, self.host.num_prefix
+        self.groups = self._grouped(tokens.device)
+        keep = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        bias = torch.zeros(len(tokens), device=tokens.device) if config.policy == "scorer" else None
+        for group in self.groups:
+            view = View(
+                group.take(tokens, prefix),
+                group.frames,
+                group.grid,
+                self.clips.unit,
+                config,
+                self.scorer,
+                self._given(group),
+            )
+            if config.policy == "tome":
+                self._match(group, view)
+            else:
+                group.keep, group.scores = choose(view)
+            group.scored = view.features
+            keep = group.put(keep, self._kept_cells(group), prefix)
+            if bias is not None:
+                bias = group.put(bias, key_bias(group.scores, config, group.frames, group.grid, 0), prefix)
+        self.key_bias = bias
+        self._pack(self._whole_frames(keep))
+
+    def _grouped(self, device: torch.device) -> list[Group]:
+        clips, prefix = self.clips, self.host.num_prefix
+        sizes = [prefix + self.host.frame_tokens(grid) for grid in clips.grids]
+        bases = [0]
+        for frames, size in zip(clips.frames, sizes, strict=True):
+            bases.append(bases[-1] + frames * size)
+        groups = []
+        for grid in dict.fromkeys(clips.grids):
+            videos = [v for v, other in enumerate(clips.grids) if other == grid]
+            cells, size = self.host.cells(grid), self.host.frame_tokens(grid)
+            read, inverse = cells.unique(return_inverse=True)
+            first = torch.full_like(read, len(cells)).scatter_reduce(
+                0, inverse, torch.arange(len(cells)), "amin"
+            )
+            straight = len(cells) == size and torch.equal(cells, torch.arange(size))
+            patches = None
+            starts = torch.cat([bases[v] + sizes[v] * torch.arange(clips.frames[v]) for v in videos])
+            if len(videos) < len(clips.grids) or not straight:
+                patches = (starts[:, None] + prefix + read).to(device, non_blocking=True)
+            index = (x.to(device, non_blocking=True) for x in (inverse, first))
+            frames = [clips.frames[v] for v in videos]
+            groups.append(Group(videos, frames, grid, patches, *index, starts, prefix + size))
+        return groups
+
+    def _given(self, group: Group) -> Tensor | None:
+        """What policy "given" ranks the videos of a group by."""
+        scores = self.window_scores
+        if scores is None or len(self.groups) == 1:
+            return torch.cat(list(scores)) if isinstance(scores, list | tuple) else scores
+        if isinstance(scores, Tensor):
+            scores = scores.split(list(self.clips.frames))
+        return torch.cat([scores[v] for v in group.videos])
+
+    def _match(self, group: Group, view: View) -> None:
+        if group.shared:
+            raise ValueError("policy is 'tome', which cannot merge windows that share patches")
+        rounds = len(self.number) - self.biased - 1
+        sizes = (group.frames, group.grid, self.clips.unit, self.config.prune_ratio)
+        group.owner = match_windows(view.features.detach(), *sizes, rounds)
+        stays = group.owner == torch.arange(len(group.owner), device=group.owner.device)
+        group.keep = stays.view(view.shape)
+        group.scores = group.keep.float()
+
+    def _kept_cells(self, group: Group) -> Tensor:
+        """(F, N) bool: a patch stays if any window that reads it does."""
+        cells = spread(group.keep, group.grid, self.clips.unit)
+        if not group.shared:
+            return cells
+        kept = torch.zeros(len(cells), len(group.first), dtype=torch.uint8, device=cells.device)
+        kept = kept.scatter_reduce(1, group.inverse.expand_as(cells), cells.byte(), "amax")
+        return kept.bool()[:, group.inverse]
+
+    # ------------------------------------------------------------------ where survivors are
+
+    def _whole_frames(self, keep: Tensor) -> Tensor:
+        """Policy "uniform": a frame that keeps a window runs whole, others not at all."""
+        self.kept_tokens = keep
+        if self.config.stage != "frames":
+            return keep
+        runs = torch.zeros_like(keep)
+        for group in self.groups:
+            kept_of = kept_evenly(group.frames, group.keep.shape[1], self.config.prune_ratio)
+            group.run = [frame for frame, kept in enumerate(kept_of) if kept]
+            places = group.starts[group.run][:, None] + torch.arange(group.size)
+            runs = runs.index_fill(0, places.flatten().to(keep.device, non_blocking=True), True)
+        self.kept_tokens = keep & runs
+        return runs
+
+    def _pack(self, keep: Tensor) -> None:
+        """Plan the survivors' places; how many there are at most, the host knows."""
+        count, filler = self._count()
+        order = keep.logical_not().byte().argsort(stable=True)
+        self.running = keep
+        self.before = F.pad(keep.cumsum(0), (1, 0))  # survivors before each token
+        self.index, self.filler = order[:count], filler
+        if self.config.put_back:
+            (group,) = self.groups
+            ends = F.pad(self.before[:: group.size], (0, 1), value=count).int()
+            shape = (sum(group.frames), group.size)
+            packing = put_back_lone_frames(Packing(self.index, ends, filler, shape))
+            self.running = torch.zeros_like(keep).index_fill(0, packing.index, True)
+            self.index, self.filler = packing.index, packing.filler
+            self.before = F.pad(self.running.cumsum(0), (1, 0))
+
+    def _count(self) -> tuple[int, int]:
+        """How many tokens run on at most, and by how many that may be too high."""
+        if self.config.stage == "frames":
+            return sum(len(group.run) * group.size for group in self.groups), 0
+        return self._kept_count()
+
+    def _kept_count(self) -> tuple[int, int]:
+        """The same of tokens that are kept, fewer than run where whole frames do."""
+        total = filler = 0
+        for group in self.groups:
+            frames, windows = group.keep.shape
+            drops = [num_dropped(t, windows, self.config.prune_ratio) for t in group.frames]
+            width, read = self.clips.unit**2, len(group.first)
+            run = frames if group.run is None else len(group.run)
+            kept = frames * windows - sum(drops)
+            total += min(kept * width, run * read) + run * (group.size - read)
+            filler += run * (
+                windows * width - read
+            )  # padded cells hold no patch, shared ones one for several
+        return total, filler
+
+    def _survivors(self, x: Tensor) -> Tensor:
+        """Leave the dropped tokens behind: what the first block that does not see them takes."""
+        if self.config.stage == "frames" and len(self.shape) == 2 and self.shape[0] > 1:
+            frames = torch.tensor(self.groups[0].run).to(x.device, non_blocking=True)
+            return x.index_select(0, frames)
+        x = self._merged(x).reshape(-1, x.shape[-1]).index_select(0, self.index)
+        return x if len(self.shape) == 1 else x[None]
+
+    def _merged(self, x: Tensor) -> Tensor:
+        """Policy "tome": windows that stay hold the means of those merged into them."""
+        if self.config.policy != "tome":
+            return x
+        prefix, tokens = self.host.num_prefix, x.reshape(-1, x.shape[-1])
+        for group in self.groups:
+            cells = merge(group.take(tokens, prefix), group.owner, group.grid, self.clips.unit)
+            tokens = group.put(tokens, cells, prefix)
+        return tokens.view(x.shape)
+
+    def _log_sizes(self) -> Tensor | None:
+        """(K,) policy "tome": log of how many tokens each survivor stands for."""
+        if self.config.policy != "tome":
+            return None
+        sizes = torch.ones_like(self.before[1:], dtype=torch.float32)
+        for group in self.groups:
+            shape = group.scored.shape[:2]
+            cells = merged_sizes(group.owner, shape, group.grid, self.clips.unit)
+            sizes = group.put(sizes, cells, self.host.num_prefix)
+        return sizes[self.index].log()
+
+    def dense(self, x: Tensor) -> Tensor:
+        """Survivors (K, D) -> all tokens as the host shaped them, 0 where one was dropped; others as they are."""
+        rows = x.shape[:-1].numel()
+        if rows == self.shape.numel():
+            return self._merged(x)
+        if rows != len(self.index):
+            return x
+        flat = x.new_zeros(self.shape.numel(), x.shape[-1])
+        return flat.index_copy(0, self.index, x.flatten(0, -2)).view(*self.shape, -1)
+
+    # ------------------------------------------------------------------ attention
+
+    def _attention(self, i: int, kwargs: dict[str, Any]) -> tuple[dict[str, Any], KeyBias | Ragged | None]:
+        """A block's keywords, and what to tell its attention."""
+        survivors, flat = i >= self.first, "cu_seqlens" in kwargs
+        bias = self.key_bias if i == self.decides and self.config.stage == "vit" else None
+        if not flat and (not survivors or self.config.stage == "frames"):
+            return kwargs, None if bias is None else KeyBias(bias.view(self.shape))
+        kwargs = dict(kwargs)
+        cu_seqlens, max_seqlen = kwargs.get("cu_seqlens"), kwargs.get("max_seqlen")
+        ragged = self._segments(cu_seqlens, max_seqlen, survivors)
+        if bias is not None:
+            ragged = Ragged(ragged.packing, ragged.backend, bias)
+        if flat:  # one call, whose segments are ours: nobody reads lengths back from the device
+            count = len(ragged.packing.index)
+            kwargs |= {"cu_seqlens": torch.tensor([0, count], dtype=torch.int32), "max_seqlen": count}
+        return self.host.for_survivors(kwargs, self.index) if survivors else kwargs, ragged
+
+    def _segments(self, cu_seqlens: Tensor | None, max_seqlen: int | None, survivors: bool) -> Ragged:
+        """The segments of a block that got these, over all tokens or the survivors."""
+        key = (id(cu_seqlens), survivors)
+        if key not in self._ragged:
+            packing = self._packing(cu_seqlens, max_seqlen, survivors)
+            log_sizes = self._log_sizes() if survivors else None
+            self._ragged[key] = cu_seqlens, Ragged(packing, self.config.attention, log_sizes)
+        return self._ragged[key][1]
+
+    def _packing(self, cu_seqlens: Tensor | None, max_seqlen: int | None, survivors: bool) -> Packing:
+        tokens, device = self.shape.numel(), self.device
+        longest = max(self.host.num_prefix + self.host.frame_tokens(grid) for grid in self.clips.grids)
+        if cu_seqlens is None:
+            ends = torch.arange(0, tokens + 1, longest, device=device)
+        else:
+            ends, longest = cu_seqlens.to(device, non_blocking=True).long(), max_seqlen or longest
+        index, filler = (self.index, self.filler) if survivors else (torch.arange(tokens, device=device), 0)
+        ends = self.before[ends] if survivors else ends
+        ends = F.pad(ends, (0, 1), value=len(index)).int()
+        return Packing(index, ends, filler, (tokens // longest, longest))
+
+    # ------------------------------------------------------------------ what was kept
+
+    @property
+    def kept_packing(self) -> Packing:
+        """Where the tokens of kept windows stood, frame by frame: of videos whose frames are of one size."""
+        (group,) = self.groups
+        return plan_packing(self.kept_tokens.view(-1, group.size), *self._kept_count())
+
+    def kept(self, x: Tensor, packing: Packing) -> Tensor:
+        """What the blocks say of tokens that ran -> (K, D), those of kept windows. packing: kept_packing."""
+        x = x.flatten(0, -2)
+        if self.config.stage == "vit" and not self.config.put_back:
+            return x[: len(packing.index)]
+        places = torch.zeros_like(self.before[1:])
+        places = places.index_copy(0, self.index, torch.arange(len(self.index), device=places.device))
+        return x.index_select(0, places[packing.index])
+
+    def ran(self) -> Tensor:
+        """(all windows,) bool, video by video: those whose patches ran to the end. All that are kept did; where whole
+        frames run, others, too."""
+        for group in self.groups:
+            cells = group.take(self.running[:, None], self.host.num_prefix)[..., 0]  # (F, N)
+            some = window_index(group.grid, self.clips.unit).amax(1)  # a patch of each window
+            group.ran = cells[:, some.to(cells.device, non_blocking=True)]
+        return torch.cat([windows.flatten() for windows in self.by_video("ran")])
+
+    def by_video(self, name: str) -> list[Tensor]:
+        """A result of each video, in order, such as "keep" or "scores": (T, ...)."""
+        parts: list[Tensor] = [None] * len(self.clips.frames)
+        for group in self.groups:
+            values = getattr(group, name).split(group.frames)
+            for video, value in zip(group.videos, values, strict=True):
+                parts[video] = value
+        return parts
+
+    def together(self, name: str) -> Tensor | list[Tensor]:
+        """The same for all frames, (F, ...), where all grids are equal; else a list."""
+        return getattr(self.groups[0], name) if len(self.groups) == 1 else self.by_video(name)
