@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from .data.feed.budget import past_context
 from .data.feed.collator import Collator
-from .data.processors.molmo2 import VideoProcessor, multiple_choice_prompt
+from .data.processors.base import Processor
+from .data.prompts import multiple_choice_prompt
 from .data.video.read import Clip
-from .hosts.folder_checks import one_line
+from .files.model_folder import one_line
 from .hosts.folders import ModelSpec
 from .hosts.load import default_device, load_model
-from .hosts.molmo2 import STTSMolmo2ForConditionalGeneration
+from .hosts.sizes import OWN_MODELS
 from .pruning.config import STTSConfig
 
 logger = logging.getLogger(__name__)
 
 
-def load(
-    name: str = "tiny", device: str | None = None, **settings: Any
-) -> tuple[STTSMolmo2ForConditionalGeneration, VideoProcessor]:
+def load(name: str = "tiny", device: str | None = None, **settings: Any) -> tuple[nn.Module, Processor]:
     """A model ready to answer, and its processor.
 
-    name: "tiny" (comes with the package), a folder, or a hub id such as "allenai/Molmo2-4B"; device: CUDA where
+    name: "tiny" (comes with the package), "tiny_qwen3_vl" (random weights), a folder, or a hub id such as
+    "allenai/Molmo2-4B" or "Qwen/Qwen3-VL-4B-Instruct"; device: CUDA where
     there is one by default; settings: fields of STTSConfig, e.g. prune_ratio=0.5. Raises ValueError as
     stts.hosts.load.load_model does, and for a device that is not there.
     """
@@ -36,7 +36,8 @@ def load(
         raise ValueError(f'name is {name!r}, must be "tiny", a folder, or a hub id such as allenai/Molmo2-4B')
     stts = STTSConfig.from_dict(settings)
     device = check_device(device or default_device())
-    spec = ModelSpec(name="tiny") if name == "tiny" else ModelSpec(path=str(name))
+    own = name in OWN_MODELS
+    spec = ModelSpec(name=name, pretrained=name == "tiny") if own else ModelSpec(path=str(name))
     model, processor = load_model(spec, stts, key="name")
     return model.to(device), processor
 
@@ -57,7 +58,7 @@ def check_device(device: str | torch.device) -> torch.device:
 
 def answer(
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     question: str,
     clip: Clip | None = None,
     options: Sequence[str] = (),
@@ -71,24 +72,22 @@ def answer(
     Raises ValueError for a question, options or a clip that are none.
     """
     inputs = prompt_inputs(processor, question, clip, options, model.device)
-    warn_past_context(processor, model.stts, inputs["input_ids"][0], inputs.get("video_grids"))
+    warn_past_context(processor, model.stts, inputs | {"input_ids": inputs["input_ids"][0]})
     tokens = model.generate(**{"max_new_tokens": 64} | generation, **inputs)
     new = tokens[0, inputs["input_ids"].shape[1] :]
     return processor.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
-def warn_past_context(
-    processor: VideoProcessor, stts: STTSConfig, input_ids: Tensor, video_grids: Tensor | None
-) -> None:
-    """Say so when a prompt, (L,) with grids (V, 3), goes past the positions that its model was made for."""
-    example = {"input_ids": input_ids} | ({} if video_grids is None else {"video_grids": video_grids})
-    size = Collator(processor.pad_token_id, stts.prune_ratio).size(example)
-    if past := past_context(len(input_ids), size, processor.context_length, stts.position_ids):
+def warn_past_context(processor: Processor, stts: STTSConfig, example: dict[str, Tensor]) -> None:
+    """Say so when an example of the processor's goes past the positions that its model was made for."""
+    collate = Collator(processor.pad_token_id, stts.prune_ratio, video_form=processor.video_form)
+    tokens, size = len(example["input_ids"]), collate.size(example)
+    if past := past_context(tokens, size, processor.context_length, stts.position_ids):
         logger.warning("the prompt has %s", past)
 
 
 def prompt_inputs(
-    processor: VideoProcessor,
+    processor: Processor,
     question: str,
     clip: Clip | None = None,
     options: Sequence[str] = (),
@@ -100,5 +99,5 @@ def prompt_inputs(
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"question is {question!r}, must be text")
     example = processor([{"role": "user", "content": text}], clip, add_generation_prompt=True)
-    batch = Collator(processor.pad_token_id)([example])
+    batch = Collator(processor.pad_token_id, video_form=processor.video_form)([example])
     return {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}

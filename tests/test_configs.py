@@ -70,8 +70,12 @@ def test_models_have_names_paths_and_rates_of_their_own():
         "molmo2_4b": "allenai/Molmo2-4B",
         "molmo2_8b": "allenai/Molmo2-8B",
         "molmo2_o_7b": "allenai/Molmo2-O-7B",
+        "qwen3_vl_2b": "Qwen/Qwen3-VL-2B-Instruct",
+        "qwen3_vl_4b": "Qwen/Qwen3-VL-4B-Instruct",
+        "qwen3_vl_8b": "Qwen/Qwen3-VL-8B-Instruct",
         "small": None,  # what scripts/make_tiny.py size=small leaves
         "tiny": None,  # the weights of the package
+        "tiny_qwen3_vl": None,  # random weights, made when they are asked for
     }
     assert all(run.model.name == name for name, run in runs.items())
     assert runs["tiny"].train.lr == LearningRates()

@@ -19,13 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..pruning.config import STTSConfig
 from ..pruning.selection import num_dropped
-from ..pruning.windows import window_grid
 from .datasets import Mixture, VideoQADataset
 from .feed.budget import Budget, Size, look_ahead
 from .feed.order import Order
 from .foreign import row_notes
 from .load import load_data
-from .processors.molmo2 import IGNORE, VideoProcessor
+from .processors.base import IGNORE, Processor
 from .rowfile import index_rows
 from .rows import check_row, row_messages
 from .spec import DataSpec
@@ -64,9 +63,6 @@ class Probe(Dataset):
 
     def __init__(self, data: VideoQADataset, prune_ratio: float, decode: bool) -> None:
         self.data, self.prune_ratio = data, prune_ratio
-        processor = data.processor
-        rows, columns = window_grid(processor.grid, processor.pool_width)
-        self.windows = rows * columns
         read = partial(read_video, min_decoded=1.0) if decode else probe_video
         data.read = GuardedReader(data.read.timeout, read) if isinstance(data.read, GuardedReader) else read
 
@@ -83,18 +79,17 @@ class Probe(Dataset):
     def _measure(self, index: int) -> Measured:
         row = self.data.rows[index]
         clip = None if row["video"] is None else self.data.read_clip(index, row)
-        text = self.data.processor.prompt_tensors(
-            row_messages(row), None if clip is None else clip.timestamps
-        )
-        frames, tokens = 0 if clip is None else len(clip.timestamps), len(text["input_ids"])
-        dropped = num_dropped(frames, self.windows, self.prune_ratio) if frames else 0
+        text = self.data.processor.text_tensors(row_messages(row), clip)
+        frames, rows, cols = (0, 0, 0) if clip is None else self.data.processor.window_grid(clip)
+        tokens = len(text["input_ids"])
+        dropped = num_dropped(frames, rows * cols, self.prune_ratio) if frames else 0
         supervised = int((text["labels"][1:] != IGNORE).sum())
         return Measured(Size(tokens - dropped, frames), tokens, supervised)
 
 
 def check_data(
     spec: DataSpec,
-    processor: VideoProcessor,
+    processor: Processor,
     stts: STTSConfig,
     video: Mapping[str, Any],
     workers: int,
@@ -125,7 +120,7 @@ def check_data(
 
 
 def _open(
-    spec: DataSpec, processor: VideoProcessor, video: Mapping[str, Any], findings: Findings
+    spec: DataSpec, processor: Processor, video: Mapping[str, Any], findings: Findings
 ) -> VideoQADataset | None:
     """The rows of one dataset that are not wrong; None when all are. The others go to the findings."""
     paths, problems = load_data(spec), []

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from .evidence import evidence_items, evidence_scores
+from .evidence import evidence_scores
 from .load import DataPaths, load_data
-from .processors.molmo2 import VideoProcessor
+from .processors.base import Processor, evidence_in
 from .rowfile import RowFile
 from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
 from .spec import DataSpec
@@ -54,7 +54,7 @@ class VideoQADataset(Dataset):
         self,
         annotations: str | PathLike,
         root: str | PathLike | None,
-        processor: VideoProcessor,
+        processor: Processor,
         frames: int,
         max_fps: float = 2.0,
         sampling: str = "time",
@@ -91,9 +91,8 @@ class VideoQADataset(Dataset):
         clip = None if row["video"] is None else self.read_clip(index, row)
         try:
             example = self.processor(row_messages(row), clip) | {"id": str(row["id"])}
-            if "video_grids" in example and row.get("evidence") is not None:
-                sizes = example["video_grids"][0, 1:].tolist()
-                items = evidence_items(row["evidence"], clip.timestamps, *sizes)
+            if "pixel_values_videos" in example and row.get("evidence") is not None:
+                items = evidence_in(self.processor, row["evidence"], clip)
                 example["window_scores"] = torch.from_numpy(evidence_scores(items))
             return example
         except ValueError as error:
@@ -165,7 +164,7 @@ class Mixture(Dataset):
         return part, index - (self.ends[part] - self.sizes[part])
 
 
-def training_data(spec: DataSpec, processor: VideoProcessor, **video: Any) -> VideoQADataset | Mixture:
+def training_data(spec: DataSpec, processor: Processor, **video: Any) -> VideoQADataset | Mixture:
     """The training examples a spec describes, made or converted first where need be.
 
     video: frames, max_fps, sampling, backend as VideoQADataset takes them.

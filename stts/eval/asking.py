@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.answers import letter_token_ids, parse_letter
 from ..data.feed.collator import Collator
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.processors.base import Processor
 from ..pruning.layout import BatchLayout
 from ..pruning.visual_tokens import VisualTokens
 from .config import EvalConfig
@@ -56,7 +56,7 @@ Ask = Callable[[Sequence[Item]], list[Reply]]
 
 
 def make_ask(
-    model: nn.Module, processor: VideoProcessor, questions: Sequence[Question], config: EvalConfig
+    model: nn.Module, processor: Processor, questions: Sequence[Question], config: EvalConfig
 ) -> Ask:
     """by_logits or by_generation, as the config says, ready for any of these questions."""
     if config.mode == "generate":
@@ -68,7 +68,7 @@ def make_ask(
 def encode(model: nn.Module, video: dict[str, Tensor], seed: int) -> VisualTokens:
     """The visual tokens of one video. seed: of the random policy, whose draws then belong to the video alone."""
     torch.manual_seed(seed)
-    on_host = ("video_grids",)  # a handful of sizes, which the host reads
+    on_host = ("video_grids", "video_grid_thw")  # a handful of sizes, which the host reads
     return model.encode_videos(**{k: v if k in on_host else _to(model, v) for k, v in video.items()})
 
 
@@ -107,7 +107,7 @@ def _likeliest(question: Question, scores: list[float]) -> Reply:
 
 
 def by_generation(
-    model: nn.Module, processor: VideoProcessor, max_new_tokens: int, items: Sequence[Item]
+    model: nn.Module, processor: Processor, max_new_tokens: int, items: Sequence[Item]
 ) -> list[Reply]:
     """Let the model reply, greedily, and read the letter from the reply."""
     inputs = _inputs(model, processor.pad_token_id, items)
@@ -126,12 +126,14 @@ def _inputs(model: nn.Module, pad_token_id: int, items: Sequence[Item]) -> dict[
     """What forward and generate take: a question a row, each with its video."""
     batch = Collator(pad_token_id)([item.prompt for item in items])
     texts = {key: _to(model, batch[key]) for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    visual = VisualTokens.of_rows([item.visual for item in items])
     layout = BatchLayout(
         frames_per_video=tuple(len(item.visual.keep) for item in items),
         lengths=tuple(len(item.prompt["input_ids"]) for item in items),
         video_rows=tuple(range(len(items))),
+        grids=visual.grids,
     )
-    return texts | {"layout": layout, "visual": VisualTokens.of_rows([item.visual for item in items])}
+    return texts | {"layout": layout, "visual": visual}
 
 
 def _to(model: nn.Module, tensor: Tensor) -> Tensor:

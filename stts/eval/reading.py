@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.evidence import evidence_items, evidence_scores
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.evidence import evidence_scores
+from ..data.processors.base import Processor, evidence_in
 from ..data.video.decode import VideoError
 from ..data.video.frame_folder import FOLDER_FPS
 from ..data.video.read import Clip, open_reader, read_video
-from ..pruning.windows import window_grid
 from .config import EvalConfig
 from .tasks.base import Question
 
@@ -50,7 +49,7 @@ class Watched:
     """Questions that cannot be asked about it, and why."""
 
 
-def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
+def watch(processor: Processor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
     """Read the video that all these questions are about.
 
     Raises VideoError where that fails, and ValueError naming a question whose text cannot be a prompt or whose
@@ -83,22 +82,24 @@ def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Que
     return Watched(asked, video, prompts, items, span, None, len(clip.frames), refused)
 
 
-def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> np.ndarray:
+def seen_evidence(processor: Processor, question: Question, clip: Clip) -> np.ndarray:
     """(E, T, W) bool, True where a piece of the E that the answer rests on can be seen."""
-    sizes = window_grid(processor.grid, processor.pool_width)
-    return evidence_items(question.evidence, clip.timestamps, *sizes)
+    return evidence_in(processor, question.evidence, clip)
 
 
-def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[str, Tensor]:
+def _prompt(processor: Processor, question: Question, clip: Clip) -> dict[str, Tensor]:
     try:
         turn = {"role": "user", "content": question.text(clip.timestamps)}
-        return processor.prompt_tensors([turn], clip.timestamps, add_generation_prompt=True)
+        return processor.text_tensors([turn], clip, add_generation_prompt=True)
     except (ValueError, OSError) as error:  # OSError: of its subtitle file
         raise ValueError(f"question {question.id!r}: {error}") from error
 
 
-def read_clip(question: Question, config: EvalConfig, size: int) -> Clip:
-    """What is shown of a question's video, in frames of size x size. Raises VideoError as read_video does."""
+def read_clip(question: Question, config: EvalConfig, size: int | None) -> Clip:
+    """What is shown of a question's video, in frames of size x size, None: as stored.
+
+    Raises VideoError as read_video does.
+    """
     return read_video(
         question.video,
         config.frames,

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..data.evidence import evidence_recall
 from ..data.feed.budget import Size, past_context
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.processors.base import Processor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
 from .config import EvalConfig
@@ -53,7 +53,7 @@ class Alone:
 
 def evaluate(
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     questions: Sequence[Question],
     config: EvalConfig,
     output_dir: str | PathLike,
@@ -61,7 +61,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask a model multiple-choice questions about videos.
 
-    model: an STTSMolmo2ForConditionalGeneration, on the device to use; processes: all must call this with the same
+    model: a pruning model, as load_model gives it, on the device to use; processes: all must call this with the same
     arguments and share output_dir. None: only this process asks. Writes into output_dir settings.json,
     predictions.jsonl (a line a question, after each batch), results.json, the same however often the run was
     stopped and by however many processes, and speed.json. Returns what the last two hold. What was recorded before
@@ -122,7 +122,7 @@ def _is_open(portion: Portion, recorded: dict[str, Record]) -> bool:
 def _ask_portions(
     model: nn.Module,
     ask: Ask,
-    processor: VideoProcessor,
+    processor: Processor,
     config: EvalConfig,
     todo: Sequence[Portion],
     records: Records,
@@ -167,7 +167,7 @@ def _encoded(
 
 
 def _look_at_context(
-    model: nn.Module, processor: VideoProcessor, encoded: Iterable[list[Item]]
+    model: nn.Module, processor: Processor, encoded: Iterable[list[Item]]
 ) -> Iterator[list[Item]]:
     """The same questions; the first that goes past the positions its model was made for is told."""
     told = False

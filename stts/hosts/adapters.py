@@ -8,7 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .folder_checks import check_finite, one_line
+from ..files.model_folder import one_line
+from .folder_checks import check_finite
 from .folders import ADAPTER_FILE, TRAINED_FILE
 
 PEFT_PREFIX = "base_model.model."

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..data.processors.config_file import read_config
+from ..files.model_folder import read_json, weight_files
 from ..pruning.config import STTSConfig
-from .folder_checks import read_config, read_json, weight_files
-from .sizes import SIZES
+from .sizes import OWN_MODELS, SIZES
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "README.md"]
@@ -43,7 +44,8 @@ class ModelSpec:
     """A folder, or a hub id such as allenai/Molmo2-4B. None, for tiny and small only: what `pretrained` says."""
     name: str = "model"
     """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. "small": a larger
-    one, made by scripts/make_tiny.py size=small. Else only a label."""
+    one, made by scripts/make_tiny.py size=small. "tiny_qwen3_vl": a small Qwen3-VL with random weights. Else only a
+    label."""
     pretrained: bool = True
     """Without a path: the weights that come with the package (tiny), or those in outputs/small (small); False: random
     ones, in outputs/models."""
@@ -52,12 +54,16 @@ class ModelSpec:
     attn_implementation: str | None = None
     """Attention of the LLM: "sdpa", "eager", "block_sparse". None: "block_sparse" on CUDA, "sdpa" elsewhere."""
     seed: int = 0
-    """tiny, small: of random weights."""
+    """tiny, small, tiny_qwen3_vl: of random weights."""
+    min_pixels: int | None = None
+    """Of a whole clip, for models that take frames of any size. None: as their folder says."""
+    max_pixels: int | None = None
+    """The same: larger clips are made smaller."""
     lr: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rates that suit it, by part of the model: what train.lr refers to by default."""
 
     def __post_init__(self) -> None:
-        if not self.path and self.name not in SIZES:
+        if not self.path and self.name not in OWN_MODELS:
             raise ValueError(
                 "model.path is empty: give a folder or a hub id, e.g. model.path=allenai/Molmo2-4B"
             )
@@ -94,7 +100,7 @@ def find_folder(spec: ModelSpec, checkpoint: str | Path | None = None, key: str 
     """The local folder that load_model loads, made or downloaded (or found in the hub's cache) if need be."""
     if checkpoint is not None:
         return check_folder(Path(checkpoint).expanduser(), "checkpoint")
-    if spec.name in SIZES:
+    if spec.name in OWN_MODELS:
         return _own_folder(spec)
     return _local(spec.path, key)
 
@@ -131,9 +137,13 @@ def _own_folder(spec: ModelSpec) -> Path:
     if spec.path is None and spec.pretrained:
         return trained_folder(spec.name)
     path = Path(spec.path or f"outputs/models/{spec.name}-seed{spec.seed}").expanduser()
-    if (path / "config.json").exists() or (spec.name != "tiny" and spec.pretrained):
+    if (path / "config.json").exists() or (spec.name == "small" and spec.pretrained):
         return check_folder(path, "model.path")
     with quiet_transformers():
+        if spec.name not in SIZES:
+            from .tiny_qwen3_vl import make_tiny_qwen3_vl
+
+            return make_tiny_qwen3_vl(path, spec.seed)
         return make_tiny(path, spec.seed, SIZES[spec.name])
 
 

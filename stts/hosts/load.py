@@ -1,50 +1,49 @@
-"""Models by name: this library's own, released Molmo2 from the hub, any saved folder."""
+"""Models by name: this library's own, released ones from the hub, any saved folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files.model_folder import BadFolder, one_line
 from ..pruning.config import STTSConfig
-from .folder_checks import BadFolder, one_line
+from .families import family_of, family_on_hub
 from .folders import PATH_KEY, ModelSpec, _adapted, as_trained, find_folder, quiet_transformers, says_trained
-from .sizes import POOL_WIDTH, SIZES
+from .sizes import OWN_MODELS
 
 if TYPE_CHECKING:
-    from ..data.processors.molmo2 import VideoProcessor
-    from .molmo2 import STTSMolmo2ForConditionalGeneration
+    from transformers import PreTrainedModel
+
+    from ..data.processors.base import Processor
 
 
 def load_model(
     spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None, key: str = PATH_KEY
-) -> tuple[STTSMolmo2ForConditionalGeneration, VideoProcessor]:
+) -> tuple[PreTrainedModel, Processor]:
     """Model, on the CPU and in eval mode, and the processor that goes with it.
 
-    checkpoint: a folder written by save_pretrained, to take instead of spec.path. A folder of this library
-    brings its scorer and what that was trained with (TRAINED_WITH); the rest of stts is obeyed. Plain Molmo2
-    weights get a fresh scorer. key: what the caller calls spec.path. Raises ValueError, naming key and folder, when
-    there is nothing there, it cannot be downloaded, or files are missing or damaged; and as from_pretrained does.
+    checkpoint: a folder written by save_pretrained, to take instead of spec.path. Its model_type says of which class
+    the model is (FAMILIES). A folder of this library brings its scorer and what that was trained with (TRAINED_WITH);
+    the rest of stts is obeyed. Plain weights get a fresh scorer. key: what the caller calls spec.path. Raises
+    ValueError, naming key and folder, when there is nothing there, it cannot be downloaded, or files are missing or
+    damaged; and as from_pretrained does.
     """
     import torch
 
-    from ..data.processors.molmo2 import VideoProcessor
     from .adapters import adapt
-    from .llm_attention import choose_llm_attention
-    from .molmo2 import STTSMolmo2ForConditionalGeneration
 
     folder = find_folder(spec, checkpoint, key)
     start, *adapters = _adapted(folder)
-    settings = as_trained(stts, folder)
+    settings, family = as_trained(stts, folder), family_of(start)
     auto = "bfloat16" if torch.cuda.is_available() else "float32"
-    attention = choose_llm_attention(spec.attn_implementation, default_device())
     try:
         with quiet_transformers():
-            model, loaded = STTSMolmo2ForConditionalGeneration.from_pretrained(
+            model, loaded = family.pruning_class().from_pretrained(
                 start,
                 stts=settings,
                 dtype=getattr(torch, auto if spec.dtype == "auto" else spec.dtype),
                 output_loading_info=True,
-                attn_implementation={"text_config": attention},
+                attn_implementation=family.attention(spec, default_device()),
             )
     except BadFolder:
         raise
@@ -61,7 +60,7 @@ def load_model(
         )
     downloaded = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
     model.name_or_path = spec.path if downloaded else str(folder.resolve())
-    return model, VideoProcessor.from_pretrained(folder, pool_width=model.stts.pool_width)
+    return model, family.processor(folder, spec, model.stts)
 
 
 def default_device() -> str:
@@ -71,12 +70,10 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None) -> VideoProcessor:
+def load_processor(spec: ModelSpec, stts: STTSConfig, checkpoint: str | Path | None = None) -> Processor:
     """The processor alone, as load_model gives it. Of a model on the hub only what it needs is fetched."""
-    from ..data.processors.molmo2 import VideoProcessor
-
-    pool_width = stts.for_windows(POOL_WIDTH).pool_width
     on_hub = checkpoint is None and spec.path and not Path(spec.path).expanduser().exists()
-    if on_hub and spec.name not in SIZES:
-        return VideoProcessor.from_pretrained(spec.path, pool_width=pool_width)
-    return VideoProcessor.from_pretrained(find_folder(spec, checkpoint), pool_width=pool_width)
+    if on_hub and spec.name not in OWN_MODELS:
+        return family_on_hub(spec.path).processor(spec.path, spec, stts)
+    folder = find_folder(spec, checkpoint)
+    return family_of(folder).processor(folder, spec, stts)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from ..data.video.pixels import normalize
 from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
@@ -22,6 +23,7 @@ from ..pruning.losses import novelty, score_error, weighted_lm_loss
 from ..pruning.policies import View, choose
 from ..pruning.run import Clips, Run
 from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
+from ..pruning.visual_tokens import VisualTokens
 from ..pruning.windows import window_grid
 from .base import Host
 from .pruned import PrunedModel
@@ -107,16 +109,22 @@ class PrunedVLM(PrunedModel):
         layout: BatchLayout | None = None,
         window_scores: Tensor | list[Tensor] | None = None,
         loss_weights: Tensor | None = None,
+        visual: VisualTokens | None = None,
         **inputs: Any,
     ) -> PrunedCausalOutput:
         """The transformers class's forward on the tokens that survive; inputs are its own, named as there.
 
         input_ids: (B, L), placeholders of ALL windows in it, like all arguments of that shape. layout: the batch's
         sizes, which on a GPU saves waiting for them; frames_per_video: where frames are images to the model, T of
-        each video; window_scores: (F, W), or (T, W) of each video, what policy "given" ranks by; loss_weights: (B, L)
-        float, what each token of labels counts in lm_loss. Raises ValueError when placeholders do not fit the videos.
+        each video; pixels may be bytes, which are scaled to [-1, 1] here; window_scores: (F, W), or (T, W) of each
+        video, what policy "given" ranks by; loss_weights: (B, L) float, what each token of labels counts in lm_loss.
+        visual: the videos, as encode_videos returns them, in place of their pixels. Raises ValueError when
+        placeholders do not fit the videos.
         """
-        pruned = self._prune(input_ids, attention_mask, position_ids, inputs, layout, window_scores)
+        inputs = self._normalized(inputs)
+        pruned = self._prune(
+            input_ids, attention_mask, position_ids, inputs, layout, window_scores, visual=visual
+        )
         if pruned is None:
             inputs.pop("frames_per_video", None)
             if attention_mask is None and inputs.get("mm_encoder_outputs") and input_ids is not None:
@@ -148,10 +156,11 @@ class PrunedVLM(PrunedModel):
         followed by the new tokens. last_keep_windows then holds what was kept.
         """
         _thread.kept.pop(self, None)
-        input_ids = kwargs.pop("input_ids", inputs)
+        input_ids, kwargs = kwargs.pop("input_ids", inputs), self._normalized(kwargs)
         layout, scores = kwargs.pop("layout", None), kwargs.pop("window_scores", None)
+        visual = kwargs.pop("visual", None)
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-        pruned = self._prune(input_ids, mask, positions, kwargs, layout, scores, prompt=True)
+        pruned = self._prune(input_ids, mask, positions, kwargs, layout, scores, True, visual)
         if pruned is None:
             kwargs.pop("frames_per_video", None)
             return super().generate(input_ids, **kwargs)
@@ -196,17 +205,18 @@ class PrunedVLM(PrunedModel):
         layout: BatchLayout | None,
         window_scores: Tensor | list[Tensor] | None,
         prompt: bool = False,
+        visual: VisualTokens | None = None,
     ) -> Pruned | None:
         """Encode the videos, drop windows, take their placeholders out of the sequence; None: nothing is to drop.
 
         prompt: to generate from: padded on the left, positions counted as generate does.
         """
         host, stts = self.host, self.stts
-        if inputs.get(host.keys[0]) is None or not stts.prune_ratio:
+        if visual is None and (inputs.get(host.keys[0]) is None or not stts.prune_ratio):
             return None
         clips = clips_of(host, inputs, layout)
         drops = clips.drops(stts.prune_ratio)
-        if not any(drops):
+        if visual is None and not any(drops):
             return None
         if input_ids is None or (mask is not None and mask.ndim != 2):
             raise ValueError("a pruning model needs input_ids, and an attention_mask of (B, L) if any")
@@ -219,7 +229,10 @@ class PrunedVLM(PrunedModel):
         places = None
         if positions is None:
             places = host.positions(input_ids, real, inputs, clips)
-        features, extra, choice, kept = self._encode(inputs, clips, stts, windows, window_scores)
+        if visual is None:
+            features, extra, choice, kept = self._encode(inputs, clips, stts, windows, window_scores)
+        else:
+            features, extra, choice, kept = encoded_before(visual, clips, windows, sum(tokens) - sum(drops))
 
         keep = keep_tokens(of_video, kept, mask)
         lengths, per_row = list(layout.lengths), [0] * len(layout.lengths)
@@ -243,6 +256,28 @@ class PrunedVLM(PrunedModel):
             choice=choice,
             ahead=None if places is None else places[1] + (real.sum(1) - survivors.valid.sum(1))[:, None],
         )
+
+    def encode_videos(
+        self,
+        layout: BatchLayout | None = None,
+        window_scores: Tensor | list[Tensor] | None = None,
+        **videos: Tensor,
+    ) -> VisualTokens:
+        """Videos as `visual`, which forward and generate take in place of their pixels: encoded and pruned once,
+        however many questions follow. videos: as forward takes them. The auxiliary loss is not for these."""
+        host, stts, videos = self.host, self.stts, self._normalized(videos)
+        clips = clips_of(host, videos, layout)
+        windows = [host.windows_of(t, w) for t, w in zip(clips.frames, clips.windows, strict=True)]
+        if any(clips.drops(stts.prune_ratio)):
+            features, extra, choice, _ = self._encode(videos, clips, stts, windows, window_scores)
+            return VisualTokens(
+                features, choice.keep_windows, choice.scores, extra=extra, grids=tuple(clips.grids)
+            )
+        features, extra = host.encode(videos, clips)
+        sizes = zip(clips.frames, clips.windows, strict=True)
+        keep = [torch.ones(size, dtype=torch.bool, device=features.device) for size in sizes]
+        keep = torch.cat(keep) if len(set(clips.windows)) == 1 else keep
+        return VisualTokens(features, keep, extra=extra, grids=tuple(clips.grids))
 
     def _encode(
         self,
@@ -288,6 +323,13 @@ class PrunedVLM(PrunedModel):
         planes = [survivors.take(plane, 0) for plane in positions[-3:]]
         return torch.stack([compact_positions(survivors.valid), *planes])
 
+    def _normalized(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, pixels that travelled as bytes scaled to [-1, 1]."""
+        pixels = inputs.get(self.host.keys[0])
+        if pixels is None or pixels.dtype != torch.uint8:
+            return inputs
+        return inputs | {self.host.keys[0]: normalize(pixels)}
+
     def _of_survivors(
         self, inputs: dict[str, Any], input_ids: Tensor, survivors: Survivors
     ) -> dict[str, Any]:
@@ -326,7 +368,7 @@ class PrunedVLM(PrunedModel):
         """The temporal loss of the batch and its targets; without scores a zero that still holds the scorer's
         parameters, so that data-parallel ranks without a video take part in its gradient."""
         stts, unit = self.stts, self.host.unit
-        if pruned is None or stts.policy != "scorer":
+        if pruned is None or pruned.choice.run is None or stts.policy != "scorer":
             zero = torch.zeros((), device=self.device)
             return sum((p.float().sum() * 0 for p in self.host.scorer.parameters()), zero), None
         losses, counts, run = [], [], pruned.choice.run
@@ -351,6 +393,17 @@ def clips_of(host: Host, inputs: dict[str, Any], layout: BatchLayout | None) -> 
     if layout is not None and layout.grids:
         return Clips(layout.frames_per_video, layout.grids, host.unit)
     return host.clips(inputs)
+
+
+def encoded_before(
+    visual: VisualTokens, clips: Clips, windows: list[Tensor], num_kept: int
+) -> tuple[Tensor, dict[str, list[Tensor]], Choice, Tensor]:
+    """What PrunedVLM._encode returns, of videos that were encoded before."""
+    visual.check(num_kept)
+    parts = visual.keep if isinstance(visual.keep, list) else [visual.keep]
+    keep = torch.cat([x.flatten() for x in parts])
+    choice = Choice(keep, visual.keep, visual.scores)
+    return visual.features, visual.extra, choice, stays(keep, windows, clips)
 
 
 def count_positions(mask: Tensor, skip_padding: bool) -> Tensor:

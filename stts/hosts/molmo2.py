@@ -27,15 +27,17 @@ from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2PreTrainedModel,
 )
 
+from ..data.processors.molmo2 import check_frame_size
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
 from ..pruning.visual_tokens import VisualTokens
-from .folder_checks import check_finite, check_frame_size, check_loaded, check_size
+from .folder_checks import check_finite, check_loaded, check_size
 from .generation import PrunedGeneration, as_encoded
 from .images import IMAGE_KEYS, VIDEO_KEYS
 from .llm_attention import BLOCK_SPARSE, llm_block_mask
 from .molmo2_vision import PrunedInputs, STTSMolmo2Model
+from .parts import host_of
 from .sizes import POOL_WIDTH
 
 
@@ -97,13 +99,13 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         check_frame_size(config.vision_config, path)
         if Path(path).is_dir():
             with torch.device("meta"):  # no memory, and no random numbers drawn
-                check_size(Path(path), cls(copy.deepcopy(config)))
+                check_size(Path(path), host_of(cls(copy.deepcopy(config))))
         told = kwargs.pop("output_loading_info", False)
         resized = kwargs.pop("ignore_mismatched_sizes", False)
         options = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, loaded = super().from_pretrained(path, *args, **kwargs | options)
         checked = loaded | {"mismatched_keys": []} if resized else loaded
-        check_loaded(path, checked, [name for name, _ in model.named_parameters()], trained)
+        check_loaded(path, checked, host_of(model), trained)
         check_finite(path, model.named_parameters())
         return (model, loaded) if told else model
 

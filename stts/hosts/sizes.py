@@ -58,3 +58,5 @@ SMALL = Sizes(
 )
 """The same clips in patches of half the side: 36 windows a frame, four of them around a shape."""
 SIZES = {"tiny": TINY, "small": SMALL}
+OWN_MODELS = (*SIZES, "tiny_qwen3_vl")
+"""Names of models that are made here and need no path."""

@@ -15,6 +15,7 @@ in Molmo2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from transformers import (
 
 from ..data.synthetic import clips as synthetic
 from ..files.make_once import make_once
-from .sizes import HEAD_DIM, TINY, Sizes
+from .sizes import HEAD_DIM, SIZES, TINY, Sizes
 
 VERSION = 2
 """Raise it when the same seed would give another model: folders of other versions are made anew."""
@@ -104,6 +105,8 @@ def trained_folder(size: str) -> Path:
     """
     if size == "tiny":
         return shipped_folder()
+    if size not in SIZES:
+        raise ValueError(f"no trained weights of {size} come with the package: set model.pretrained=false")
     folder = Path("outputs", size, "everything")
     if not (folder / "config.json").is_file():
         raise ValueError(
@@ -139,11 +142,13 @@ def _write_model(folder: Path, seed: int, sizes: Sizes) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    texts: list[str], extra_tokens: Sequence[str] = EXTRA_TOKENS, chat_template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
     """Byte pairs merged until every word of the texts is one token; any other text falls apart into bytes.
 
     Round-trips all of Unicode. The special tokens of a conversation close the base vocabulary, so that the
-    head can predict them; EXTRA_TOKENS follow it.
+    head can predict them; extra_tokens follow it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -159,12 +164,12 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         vocab_size=1000, min_frequency=1, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([PAD, TURN_START, TURN_END, *EXTRA_TOKENS])
+    tokenizer.add_special_tokens([PAD, TURN_START, TURN_END, *extra_tokens])
     names = {"bos_token": TURN_END, "eos_token": TURN_END, "pad_token": PAD}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **names,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
         model_max_length=8192,
     )

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..chat import load, warn_past_context
 from ..data.feed.collator import Collator
-from ..data.processors.molmo2 import IGNORE
+from ..data.processors.base import IGNORE
 from ..data.video.read import Clip, read_video
 
 PASSED_ON = ("max_new_tokens", "do_sample", "temperature", "top_p", "num_beams")
@@ -61,7 +61,7 @@ class STTS(lmms):
             pretrained, str(self.device), prune_ratio=float(prune_ratio), policy=policy
         )
         self.model.eval()
-        self.collate = Collator(self.processor.pad_token_id)
+        self.collate = Collator(self.processor.pad_token_id, video_form=self.processor.video_form)
         size = self.processor.image_size
 
         @lru_cache(maxsize=CLIPS_IN_MEMORY)
@@ -130,7 +130,7 @@ class STTS(lmms):
 
     def _example(self, turns: Turns, video: Range | None, **options: Any) -> dict[str, Tensor]:
         example = self.processor(turns, None if video is None else self.read(*video), **options)
-        warn_past_context(self.processor, self.model.stts, example["input_ids"], example.get("video_grids"))
+        warn_past_context(self.processor, self.model.stts, example)
         return example
 
     def _batch(self, turns: Turns, video: Range | None, **options: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class BatchLayout:
     """The batch row each video stands in."""
     grids: tuple[tuple[int, int], ...] = ()
     """Rows and columns of patches of each video's frames; (): whoever asks knows, because all are the same."""
+    num_windows: int = 0
+    """Of all videos, before any is dropped; 0 where nobody counted."""
 
     def kept_windows(self, num_windows: int, prune_ratio: float) -> list[int]:
         """Windows of each video that survive pruning, of num_windows a frame."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,18 +15,31 @@ class VisualTokens:
 
     features: Tensor
     """(K, D) LLM features of the kept windows, frame by frame."""
-    keep: Tensor
-    """(F, W) bool, True = kept."""
+    keep: Tensor | list[Tensor]
+    """(F, W) bool, True = kept; of videos of different grids a list of (T, W)."""
     scores: Tensor | None = None
     """(F, W), what windows were ranked by; None: nothing was dropped."""
     scored: Tensor | None = None
     """(F, N, D) patch features that were scored, which the auxiliary loss needs; None: nothing was dropped, or
     no loss is wanted."""
+    extra: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Further features of the same tokens, (K, D) each, by name (Qwen3-VL's deepstack)."""
+    grids: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of patches of each video's frames, where they differ from video to video."""
 
     @classmethod
     def of_rows(cls, rows: Sequence[VisualTokens]) -> VisualTokens:
         """One batch of several videos, in the order of their placeholders; the same one may stand in many rows."""
-        return cls(torch.cat([row.features for row in rows]), torch.cat([row.keep for row in rows]))
+        keep = [row.keep for row in rows]
+        return cls(
+            torch.cat([row.features for row in rows]),
+            torch.cat(keep) if len({x.shape[1] for x in keep}) == 1 else keep,
+            extra={
+                name: [torch.cat(parts) for parts in zip(*(row.extra[name] for row in rows), strict=True)]
+                for name in rows[0].extra
+            },
+            grids=tuple(grid for row in rows for grid in row.grids),
+        )
 
     def check(self, num_kept: int) -> None:
         """Raises ValueError unless these are the windows that a batch keeps."""

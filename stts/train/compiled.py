@@ -7,17 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..hosts.parts import host_of
+
 VARIANTS = 64
 """Times one function may be compiled: all layers of ViT and LLM run through the same one of transformers: dense,
 biased or ragged, with one example or several, recomputed or not. Past torch's own 8 they would run uncompiled."""
 
 
 def compile_layers(model: nn.Module, backend: str | Callable = "inductor") -> None:
-    """Compile every ViT block and LLM layer of an STTSMolmo2ForConditionalGeneration, in place, for any batch size.
+    """Compile every ViT block and LLM layer of a pruning model, in place, for any batch size.
 
     What is compiled is each layer's own forward: names of weights do not change, and hooks stay outside. To be
     called after sharding, which changes a layer's class.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-    for layer in (*model.model.vision_tower.layers, *model.model.language_model.layers):
+    host = host_of(model)
+    for layer in (*host.blocks, *host.layers):
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)

@@ -42,7 +42,7 @@ def train(
 ) -> Path:
     """Fine-tune a model in place and return its last checkpoint; output_dir/model then holds the result.
 
-    model: STTSMolmo2ForConditionalGeneration; processor: its VideoProcessor; dataset: gives the processor's
+    model: a pruning model, as load_model gives it; processor: its own; dataset: gives the processor's
     examples with "id"; evaluate: called every config.eval_every steps on the first process; settings: what
     config.yaml and wandb should list. With checkpoints in output_dir the run goes on from the newest, as if
     it had never stopped; a finished run returns at once. Raises Interrupted after SIGINT or SIGTERM, with a

@@ -8,6 +8,7 @@ on are where adapter_config.json says (base_model_name_or_path).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..hosts.adapters import PEFT_PREFIX, _read, is_adapter
-from ..hosts.folder_checks import SCORER_PREFIX
+from ..hosts.base import Host
 from ..hosts.folders import ADAPTER_FILE, TRAINED_WITH
+from ..hosts.parts import group_of, host_of, plain_class
 from ..pruning.config import STTSConfig
 from .config import LoraSettings
 
-SAVED = (SCORER_PREFIX, "model.vision_tower.", "model.multi_modal_projector.")
-"""Modules that are saved whole if any of their parameters is trained; the tower holds the scorer, which always is:
-the base may have none, and a fresh one would be another."""
 README = """\
 # LoRA adapters for {base}
 
@@ -33,8 +32,8 @@ Rank {rank} on {targets} of the LLM{beside}.
     stts.load(THIS_FOLDER)
     peft.PeftModel.from_pretrained(stts.load("{base}"{settings})[0], THIS_FOLDER)
 
-bring all that was trained. On transformers' plain Molmo2 peft brings everything but the scorer, which a plain Molmo2
-does not have: it then drops no video tokens.
+bring all that was trained. On transformers' plain {plain} peft brings everything but the scorer,
+which that does not have: it then drops no video tokens.
 """
 
 
@@ -49,17 +48,18 @@ def add_adapters(model: nn.Module, settings: LoraSettings, seed: int = 0) -> Non
         raise ValueError("train.lora needs peft: pip install 'stts[lora]'") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(_peft_config(settings), model)
+        inject_adapter_in_model(_peft_config(settings, model), model)
 
 
-def _peft_config(settings: LoraSettings, **more: Any) -> Any:
+def _peft_config(settings: LoraSettings, model: nn.Module, **more: Any) -> Any:
     from peft import LoraConfig
 
+    layers = re.escape(host_of(model).layers_at)
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=rf"model\.language_model\.layers\..*\.({'|'.join(settings.targets)})",
+        target_modules=rf"{layers}\..*\.({'|'.join(settings.targets)})",
         **more,
     )
 
@@ -81,9 +81,12 @@ def save_adapters(
 ) -> None:
     """Fill a folder. model: with adapters; weights: its state, whole and by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    saved = _trained_modules(name for name, p in model.named_parameters() if p.requires_grad)
+    host = host_of(model)
+    saved = _trained_modules(host, [name for name, p in model.named_parameters() if p.requires_grad])
     modules = [prefix.split(".")[-2] for prefix in saved]
-    config = _peft_config(settings, base_model_name_or_path=model.name_or_path, modules_to_save=modules)
+    config = _peft_config(
+        settings, model, base_model_name_or_path=model.name_or_path, modules_to_save=modules
+    )
     config.inference_mode = True
     config.save_pretrained(folder)
     model.config.save_pretrained(folder)
@@ -93,6 +96,7 @@ def save_adapters(
     trained = {name: getattr(model.stts, name) for name in TRAINED_WITH}  # which peft does not bring
     other = [f", {name}={value!r}" for name, value in trained.items() if value != getattr(default, name)]
     about = {"base": model.name_or_path, "rank": settings.rank, "targets": ", ".join(settings.targets)}
+    about["plain"] = plain_class(model)
     (folder / "README.md").write_text(
         README.format(**about, beside=beside, settings="".join(other)), encoding="utf-8"
     )
@@ -104,11 +108,15 @@ def save_adapters(
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
 
 
-def _trained_modules(trained: Iterable[str]) -> tuple[str, ...]:
-    """Those of SAVED to store: of the tower the scorer alone, unless more of it is trained."""
-    found = {next((prefix for prefix in SAVED if name.startswith(prefix)), "") for name in trained}
-    found = found - {SCORER_PREFIX} if SAVED[1] in found else found | {SCORER_PREFIX}
-    return tuple(prefix for prefix in SAVED if prefix in found)
+def _trained_modules(host: Host, trained: Iterable[str]) -> tuple[str, ...]:
+    """How the names of the modules beside the LLM begin that are stored whole, since something in them is trained.
+
+    What lies within one of them is not stored twice. The scorer always is stored: the base may have none, and a fresh
+    one would be another.
+    """
+    found = {group_of(name, host.parts) for name in trained} | {"scorer"}
+    stored = [prefix for part, prefixes in host.parts.items() if part in found for prefix in prefixes]
+    return tuple(p for p in stored if not any(p != other and p.startswith(other) for other in stored))
 
 
 def load_adapters(folder: Path, model: nn.Module) -> None:

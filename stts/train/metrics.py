@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.processors.molmo2 import IGNORE
+from ..data.processors.base import IGNORE
 from ..pruning.windows import first_frames
 
 
@@ -29,17 +30,27 @@ def measure(out: Any, batch: dict[str, Any]) -> Tensor:
     """Sums over the windows of a forward pass, as (8,) float64 on its device: kept windows, all windows; number
     of scores, their sum, the sum of their squares; the same of the targets they are held against.
 
-    out: STTSOutput. Scores and targets are those of frames with a frame before them: only they decide.
+    out: the model's; what it says of windows is (F, W), or (T, W) of each video. Scores and targets are those of
+    frames with a frame before them: only they decide.
     """
+    frames = batch["layout"].frames_per_video
     if out.keep_windows is None:
-        num_windows = len(batch.get("video_token_pooling", ()))
+        num_windows = batch["layout"].num_windows or len(batch.get("video_token_pooling", ()))
         sums = torch.tensor([num_windows, num_windows, *[0] * 6], dtype=torch.float64)
         return sums.to(out.lm_loss.device, non_blocking=True)
-    kept = out.keep_windows.double()
-    later = ~first_frames(batch["layout"].frames_per_video, kept.device)[:, None]
     scores = None if out.targets is None else out.scores  # else they are no scorer's
+    if isinstance(out.keep_windows, Tensor):
+        return _measured(out.keep_windows, scores, out.targets, frames)
+    none = [None] * len(frames)
+    videos = zip(out.keep_windows, scores or none, out.targets or none, frames, strict=True)
+    return torch.stack([_measured(*video, (t,)) for *video, t in videos]).sum(0)
+
+
+def _measured(keep: Tensor, scores: Tensor | None, targets: Tensor | None, frames: Sequence[int]) -> Tensor:
+    kept = keep.double()
+    later = ~first_frames(frames, kept.device)[:, None]
     sums = [kept.sum(), torch.full_like(kept[0, 0], kept.numel()), *_moments(scores, later)]
-    return torch.stack([*sums, *_moments(out.targets, later)])
+    return torch.stack([*sums, *_moments(targets, later)])
 
 
 def _moments(x: Tensor | None, where: Tensor) -> list[Tensor]:
@@ -61,17 +72,18 @@ class Churn:
         self.capacity = capacity
         self.masks: dict[str, Tensor] = {}
 
-    def update(self, keep: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    def update(self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any]) -> Tensor:
         """(2,) float64: windows kept last time and dropped now, windows kept last time.
 
-        keep: (F, W) bool of a batch, or None.
+        keep: (F, W) bool of a batch, or (T, W) of each video, or None.
         """
         layout = batch["layout"]
         gone = torch.zeros(2, dtype=torch.float64).to(batch["labels"].device)
         if keep is None or len(layout.frames_per_video) != len(batch["ids"]):
             return gone  # nothing was pruned, or there are examples without a video: masks have no names
-        gone = gone.to(keep.device, non_blocking=True)
-        for name, mask in zip(batch["ids"], keep.split(list(layout.frames_per_video)), strict=True):
+        masks = keep.split(list(layout.frames_per_video)) if isinstance(keep, Tensor) else keep
+        gone = gone.to(masks[0].device, non_blocking=True)
+        for name, mask in zip(batch["ids"], masks, strict=True):
             before = self.masks.get(name)
             if before is not None and before.shape == mask.shape:
                 gone += torch.stack([(before & ~mask)[1:].sum(), before[1:].sum()]).double()

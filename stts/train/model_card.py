@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..files.durable import read_rows
+from ..hosts.parts import plain_class
 from ..pruning.config import STTSConfig
 from .run_folder import read_settings
 
@@ -42,7 +43,7 @@ print(stts.answer(model, processor, "What happens first?", clip))
 ```
 
 Plain transformers loads the language and vision weights too, without the scorer and without pruning
-(`Molmo2ForConditionalGeneration.from_pretrained`).
+(`{plain_class}.from_pretrained`).
 
 ## Licence
 
@@ -95,6 +96,7 @@ def run_card(output_dir: Path, model: nn.Module, step: int, max_steps: int) -> s
         ),
         results=_results([row for row in read_rows(output_dir / "eval.jsonl") if row["step"] <= step]),
         frames=settings.get("frames", 64),
+        plain_class=plain_class(model),
         licence=f"That of the base model, which its card gives as {licence}."
         if licence
         else "That of the base model, whose folder has no card that states one.",

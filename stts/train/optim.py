@@ -8,33 +8,25 @@ import torch
 from torch import nn
 
 from ..hosts.adapters import is_adapter
+from ..hosts.parts import group_of, host_of
 from .config import GROUPS, LearningRates, TrainConfig
 
-PREFIXES = {
-    "scorer": "model.vision_tower.scorer.",
-    "vision": "model.vision_tower.",
-    "adapter": "model.multi_modal_projector.",
-}
-"""Part -> the names of its parameters begin with; first match wins, everything else is the LLM."""
-
-
-def group_of(name: str) -> str:
-    """The part of the model, one of GROUPS, that a parameter belongs to by its name."""
-    return next((group for group, prefix in PREFIXES.items() if name.startswith(prefix)), "llm")
+POSITIONS = ("positional_embedding", "pos_embed.weight")
+"""How the names of tables of positions end."""
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Matrices are decayed; biases, norm weights (all one-dimensional) and the table of positions are not."""
-    return parameter.ndim >= 2 and not name.endswith("positional_embedding")
+    return parameter.ndim >= 2 and not name.endswith(POSITIONS)
 
 
 def freeze(model: nn.Module, rates: LearningRates) -> None:
     """Parameters of parts with learning rate 0 get no gradient, nor do those of an LLM with adapters, adapters aside;
     all others do."""
     names = [name for name, _ in model.named_parameters()]
-    adapted = any(is_adapter(name) for name in names)
+    adapted, parts = any(is_adapter(name) for name in names), host_of(model).parts
     for name, parameter in model.named_parameters():
-        group = group_of(name)
+        group = group_of(name, parts)
         replaced = adapted and group == "llm" and not is_adapter(name)
         parameter.requires_grad_(getattr(rates, group) > 0 and not replaced)
 
@@ -45,9 +37,10 @@ def parameter_groups(model: nn.Module, rates: LearningRates, weight_decay: float
     Raises ValueError when a part that should be trained has no parameters that take a gradient.
     """
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    parts = host_of(model).parts
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members.setdefault((group_of(name), is_decayed(name, parameter)), []).append(parameter)
+            members.setdefault((group_of(name, parts), is_decayed(name, parameter)), []).append(parameter)
     groups = []
     for group in GROUPS:
         rate = getattr(rates, group)

@@ -32,6 +32,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from ..files.shards import ShardReader
+from ..hosts.parts import host_of
 
 SHARDS = "shards"
 """Folder of a checkpoint that holds weights and optimizer state, in torch's distributed format."""
@@ -40,22 +41,23 @@ SHARDS = "shards"
 def units(model: nn.Module) -> list[nn.Module | list[nn.Module]]:
     """What is gathered and freed at a time: each ViT block, the scorer, the adapter, each LLM layer. Embeddings, norm
     and head stay with the model itself."""
-    tower, adapter = model.model.vision_tower, model.model.multi_modal_projector
-    pooling = [
-        adapter.image_pooling_2d,
-        adapter.image_projector,
-    ]  # called one by one, not through the adapter
-    return [*tower.layers, tower.scorer, pooling, *model.model.language_model.layers]
+    host = host_of(model)
+    adapter = [model.get_submodule(path) for path in host.adapter_at]
+    adapter = [part for one in adapter for part in (one if isinstance(one, nn.ModuleList) else [one])]
+    return [*host.blocks, host.scorer, adapter, *host.layers]
 
 
 def shard(
     model: nn.Module, device: torch.device, num_processes: int, bf16: bool, reshard: bool = True
 ) -> nn.Module:
-    """Shard an STTSMolmo2ForConditionalGeneration over all processes, in place.
+    """Shard a pruning model over all processes, in place.
 
     bf16: weights are gathered in bfloat16, gradients summed in float32, shards and optimizer stay as they are;
-    reshard: free a unit's weights after its forward pass and gather them again in the backward pass.
+    reshard: free a unit's weights after its forward pass and gather them again in the backward pass. Raises
+    ValueError for a model that cannot run in lockstep.
     """
+    if not hasattr(model.base_model, "lockstep"):
+        raise ValueError(f"a {type(model).__name__} cannot be sharded yet: train it with parallel=ddp")
     mesh = init_device_mesh(device.type, (num_processes,))
     _begin_alike(model, device)
     policy = MixedPrecisionPolicy()
@@ -64,7 +66,7 @@ def shard(
     for unit in units(model):
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    register_fsdp_forward_method(model.model.vision_tower.scorer, "score_windows")
+    register_fsdp_forward_method(host_of(model).scorer, "score_windows")
     model.model.lockstep = True
     return model
 

@@ -14,13 +14,13 @@ from .run_folder import evaluation_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..data.processors.molmo2 import VideoProcessor
+    from ..data.processors.base import Processor
 
 REPORTED = ("accuracy", "n", "kept", "evidence_recall")
 
 
 def periodic_evaluation(
-    spec: BenchmarkSpec, settings: EvalConfig, processor: VideoProcessor, output_dir: Path
+    spec: BenchmarkSpec, settings: EvalConfig, processor: Processor, output_dir: Path
 ) -> Callable[[nn.Module, int], Mapping[str, Any]]:
     """What `train` takes as `evaluate`: writes output_dir/eval/step-XXXXXXX, returns the numbers of REPORTED.
 

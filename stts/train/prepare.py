@@ -9,11 +9,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
+from ..hosts.parts import group_of, host_of
 from ..pruning.attention import describe_attention
 from .compiled import compile_layers
 from .config import GROUPS, TrainConfig
 from .lora import add_adapters
-from .optim import freeze, group_of
+from .optim import freeze
 from .parallel import is_sharded, shard
 
 PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -62,10 +63,10 @@ def describe(model: nn.Module, accelerator: Accelerator, bf16: bool) -> list[str
     number = accelerator.num_processes
     how = "sharded over them (FSDP2)" if is_sharded(model) else "whole on each (DDP)"
     sharing = f"{number} processes, the model {how}" if number > 1 else "one process"
-    trained, total = Counter(), Counter()
+    trained, total, named = Counter(), Counter(), host_of(model).parts
     for name, parameter in model.named_parameters():
-        total[group_of(name)] += parameter.numel()
-        trained[group_of(name)] += parameter.numel() * parameter.requires_grad
+        total[group_of(name, named)] += parameter.numel()
+        trained[group_of(name, named)] += parameter.numel() * parameter.requires_grad
     parts = (f"{group} {trained[group]:,} of {total[group]:,}" for group in GROUPS)
     return [
         f"{accelerator.device.type}, {sharing}, {'bf16' if bf16 else 'full precision'}",

@@ -116,6 +116,7 @@ class Trainer:
             config.max_tokens,
             config.max_frames,
             config.loss_weight,
+            self.processor.video_form,
         )
         self.feed = Feed(
             dataset,
@@ -278,7 +279,7 @@ class Trainer:
 
     def draw_overlay(self, path: Path) -> Path | None:
         """Draw what was kept of the first video of the last batch; None when nothing was pruned."""
-        return draw_batch(*self.seen, name=self.stts.policy, path=path)
+        return draw_batch(*self.seen, self.stts.policy, path, self.processor.video_form)
 
     def save(self) -> None:
         """Write a checkpoint of this step."""

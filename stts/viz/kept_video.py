@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..chat import answer, prompt_inputs
 from ..data.answers import parse_letter
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.processors.base import Processor
 from ..data.video.read import Clip, read_video
 from .config import DrawingConfig
 
@@ -56,7 +56,7 @@ class KeptVideo:
 
 def look_at(
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     path: str | os.PathLike[str],
     frames: int,
     seed: int = 0,
@@ -68,14 +68,14 @@ def look_at(
     does.
     """
     clip = read_video(path, frames, size=processor.image_size, **reading)
-    pictures = read_video(path, frames, size=max(PICTURE_SIDE, processor.image_size), **reading)
+    pictures = read_video(path, frames, size=max(PICTURE_SIDE, processor.image_size or 0), **reading)
     height, width = read_video(path, 1, backend=reading.get("backend", "auto")).frames.shape[1:3]
     return kept_of(model, processor, clip, pictures, Path(path).name, width / height, seed)
 
 
 def kept_of(
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     clip: Clip,
     pictures: Clip,
     name: str = "",
@@ -92,13 +92,15 @@ def kept_of(
     torch.manual_seed(seed)
     with torch.no_grad():
         output = model(**inputs, logits_to_keep=1)
-    grid = tuple(inputs["video_grids"][0].tolist())  # (T, rows, cols)
+    grid = processor.window_grid(clip)
     keep = np.ones(grid, bool) if output.keep_windows is None else _on_grid(output.keep_windows, grid)
     scores = None if output.scores is None else _on_grid(output.scores.float(), grid)
-    return KeptVideo(name, pictures.frames, clip.timestamps, keep, scores, aspect)
+    unit = np.arange(len(clip.timestamps)) // processor.unit_frames  # of each frame
+    scores = None if scores is None else scores[unit]
+    return KeptVideo(name, pictures.frames, clip.timestamps, keep[unit], scores, aspect)
 
 
-def ask_about(model: nn.Module, processor: VideoProcessor, drawing: DrawingConfig) -> str:
+def ask_about(model: nn.Module, processor: Processor, drawing: DrawingConfig) -> str:
     """What the model answers the question of the settings: the option where it names one, else its words."""
     clip = read_video(drawing.video, drawing.frames, size=processor.image_size, **drawing.reading)
     torch.manual_seed(drawing.seed)

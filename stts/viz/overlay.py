@@ -13,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ..data.video.pixels import resize_frames, unpatchify
+from ..data.processors.base import VideoForm
+from ..data.processors.molmo2 import PooledVideos
+from ..data.video.pixels import resize_frames
 from .figure import bare, dim_dropped, save_figure, spread_evenly
 from .lettering import drawable
 
@@ -66,24 +68,30 @@ def _outline(ax: Axes, marked: np.ndarray, size: int) -> None:
         ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#ffd60a", linewidth=1.5))
 
 
-def first_video(batch: dict[str, Any], keep_windows: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (T, S, S, 3) uint8 of a batch's first video and what was kept of it, (T, rows, cols) bool.
+def first_video(
+    batch: dict[str, Any], keep_windows: Tensor | list[Tensor], form: VideoForm | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (T, H, W, 3) uint8 of a batch's first video and what was kept of it, (T, rows, cols) bool.
 
-    keep_windows: (F, W) bool over all frames of the batch, as the model returns it.
+    keep_windows: (F, W) bool over all frames of the batch, or (T, W) of each video, as the model returns it; form:
+    that of the processor; None: Molmo2's.
     """
-    frames, rows, cols = batch["video_grids"][0].tolist()
-    keep = keep_windows[:frames].cpu().numpy().reshape(frames, rows, cols)
-    return unpatchify(batch["pixel_values_videos"][:frames]).cpu().numpy(), keep
+    frames, grid = (form or PooledVideos()).first_video(batch)
+    keep = keep_windows[0] if isinstance(keep_windows, list) else keep_windows[: grid[0]]
+    return frames, keep.cpu().numpy().reshape(grid)
 
 
-def draw_batch(batch: dict[str, Any], keep_windows: Tensor | None, name: str, path: Path) -> Path | None:
+def draw_batch(
+    batch: dict[str, Any],
+    keep_windows: Tensor | list[Tensor] | None,
+    name: str,
+    path: Path,
+    form: VideoForm | None = None,
+) -> Path | None:
     """Draw what a policy (name) kept of a batch's first video; returns path, None when nothing was pruned."""
-    if keep_windows is None or "video_grids" not in batch:
+    if keep_windows is None or "pixel_values_videos" not in batch:
         return None
-    from .viz.overlay import draw_kept
-
-    frames, keep = first_video(batch, keep_windows)
-    all_have_one = len(batch["ids"]) == len(
-        batch["video_grids"]
-    )  # else whose the first video is, is not known
+    frames, keep = first_video(batch, keep_windows, form)
+    # else whose the first video is, is not known
+    all_have_one = len(batch["ids"]) == len(batch["layout"].frames_per_video)
     return draw_kept(frames, {name: keep}, path, title=str(batch["ids"][0]) if all_have_one else "")

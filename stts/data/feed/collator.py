@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...pruning.layout import BatchLayout
 from ...pruning.selection import num_dropped
-from ..processors.molmo2 import IGNORE
+from ..processors.base import IGNORE, VideoForm
+from ..processors.molmo2 import PooledVideos
 from .budget import Budget, Size, decreasing, first_fit
 
 Example = dict[str, Any]
@@ -23,7 +24,7 @@ class Collator:
     pad_token_id: what fills input_ids. prune_ratio: the model's, assignable later: it decides how much of an
     example counts against the budget. max_tokens: budget of a row in tokens that survive pruning; max_frames: in
     frames; None for both leaves every example a row of its own. loss_weight: "token" (each supervised token
-    counts the same) or "example" (each example does).
+    counts the same) or "example" (each example does). video_form: that of the processor; None: Molmo2's.
 
     Packing is first-fit decreasing over the examples of the batch and depends on nothing else.
     """
@@ -35,6 +36,7 @@ class Collator:
         max_tokens: int | None = None,
         max_frames: int | None = None,
         loss_weight: str = "token",
+        video_form: VideoForm | None = None,
     ) -> None:
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio is {prune_ratio}, must be in [0, 1)")
@@ -43,6 +45,12 @@ class Collator:
                 raise ValueError(f"{name} is {value}, must be at least 1, or null for no packing")
         if loss_weight not in ("token", "example"):
             raise ValueError(f"loss_weight is {loss_weight!r}, must be token or example")
+        self.video_form = video_form or PooledVideos()
+        if (max_tokens or max_frames) and not self.video_form.packs:
+            raise ValueError(
+                "max_tokens and max_frames put several examples into a row, which this model cannot take: its "
+                "positions are counted over whole rows; leave both null"
+            )
         self.pad_token_id = pad_token_id
         self.prune_ratio = prune_ratio
         self.budget = Budget(max_tokens, max_frames)
@@ -57,11 +65,9 @@ class Collator:
         """One batch.
 
         Returns input_ids, labels, mm_token_type_ids and attention_mask, all (B, L) int64; "layout", a
-        BatchLayout; "ids" of the examples, row by row. With videos also pixel_values_videos (F, N, values)
-        uint8, video_token_pooling (sum T*W, p*p) int64 patches of all F frames, -1 = none, and video_grids
-        (V, 3) int64, in the order of their placeholders, row by row; window_scores (F, W) if all videos have
-        them. When packing also position_ids (B, L),
-        from 0 in each example, and sequence_ids (B, L), the example's number in its row, -1 = padding. With
+        BatchLayout; "ids" of the examples, row by row. With videos also what video_form joins them to, in the
+        order of their placeholders, row by row. When packing also position_ids (B, L), from 0 in each example, and
+        sequence_ids (B, L), the example's number in its row, -1 = padding. With
         loss_weight="example" also loss_weights (B, L) float32, which add up to 1 over each example.
 
         Raises ValueError, naming the id, for an example over the budget or with frames of another size.
@@ -80,14 +86,14 @@ class Collator:
             batch["loss_weights"] = _pad(
                 [torch.cat([_loss_weights(example["labels"]) for example in row]) for row in rows], 0
             )
-        batch |= _videos([example for row in rows for example in row])
-        batch["layout"] = _layout(rows)
+        batch |= self.video_form.join([example for row in rows for example in row])
+        batch["layout"] = _layout(rows, self.video_form)
         batch["ids"] = [str(example["id"]) for row in rows for example in row]
         return batch
 
     def size(self, example: Example) -> Size:
         """Tokens of an example that survive pruning, and its frames."""
-        grids = _grids(example)
+        grids = self.video_form.windows(example)
         dropped = sum(
             num_dropped(frames, height * width, self.prune_ratio) for frames, height, width in grids
         )
@@ -144,41 +150,12 @@ def _sequences(rows: list[list[Example]]) -> dict[str, Tensor]:
     return {"position_ids": _pad(positions, 0), "sequence_ids": _pad(numbers, -1)}
 
 
-def _videos(examples: list[Example]) -> dict[str, Tensor]:
-    """Concatenate videos; what video_token_pooling counts becomes the patches of all frames together."""
-    examples = [example for example in examples if "video_grids" in example]
-    if not examples:
-        return {}
-    shape = examples[0]["pixel_values_videos"].shape[1:]
-    pooling, num_patches = [], 0
-    for example in examples:
-        pixels, index = example["pixel_values_videos"], example["video_token_pooling"]
-        if pixels.shape[1:] != shape:
-            raise ValueError(
-                f"example {example['id']!r} has frames of {tuple(pixels.shape[1:])} (patches, values), the "
-                f"batch began with {tuple(shape)}: process all with one VideoProcessor"
-            )
-        pooling.append(torch.where(index >= 0, index + num_patches, index))
-        num_patches += pixels.shape[0] * pixels.shape[1]
-    keys = ["pixel_values_videos", "video_grids"]
-    keys += ["window_scores"] if all("window_scores" in example for example in examples) else []
-    return {
-        "video_token_pooling": torch.cat(pooling),
-        **{key: torch.cat([example[key] for example in examples]) for key in keys},
-    }
-
-
-def _layout(rows: list[list[Example]]) -> BatchLayout:
-    videos = [
-        (r, frames) for r, row in enumerate(rows) for example in row for frames, _, _ in _grids(example)
-    ]
+def _layout(rows: list[list[Example]], form: VideoForm) -> BatchLayout:
+    videos = [(r, sizes) for r, row in enumerate(rows) for example in row for sizes in form.windows(example)]
     return BatchLayout(
-        frames_per_video=tuple(frames for _, frames in videos),
+        frames_per_video=tuple(frames for _, (frames, _, _) in videos),
         lengths=tuple(sum(len(example["input_ids"]) for example in row) for row in rows),
         video_rows=tuple(row for row, _ in videos),
+        grids=tuple((height * form.unit, width * form.unit) for _, (_, height, width) in videos if form.unit),
+        num_windows=sum(frames * height * width for _, (frames, height, width) in videos),
     )
-
-
-def _grids(example: Example) -> list[list[int]]:
-    """[T, rows, columns of windows] of each video of an example: one or none."""
-    return example["video_grids"].tolist() if "video_grids" in example else []

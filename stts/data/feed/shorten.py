@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..processors.molmo2 import IGNORE
+from ..processors.base import IGNORE
 from .budget import Size
 from .collator import Collator
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     Molmo2Processor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 
-from ...hosts.folder_checks import check_frame_size, one_line, read_config
+from ...files.model_folder import BadFolder
 from ...pruning.windows import window_grid, window_index
 from ..prompts import LETTERS, Message, check_messages, multiple_choice_prompt
-from ..video.pixels import patchify, resize_frames
+from ..video.pixels import patchify, resize_frames, unpatchify
+from .base import IGNORE, Example
+from .clip import check_clip, check_times
+from .folder import load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from ..video.read import Clip
 
 __all__ = ["IGNORE", "LETTERS", "VideoProcessor", "multiple_choice_prompt"]
-
-IGNORE = -100
-"""Label of a token that is not supervised."""
 
 VIDEO_TOKEN = "<|video|>"
 """What a chat template writes where the video goes."""
@@ -51,11 +49,48 @@ MULTIMODAL_TOKENS = (
 )
 """Tokens with mm_token_type_ids 1: Molmo2 lets them attend to each other in both directions."""
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-READ_IT = 'read it first, clip = stts.data.read_video("clip.mp4", frames=32)'
-
 FRAME_FORMAT = {"use_frame_special_tokens": True, "video_use_col_tokens": False}
 """transformers' defaults."""
+
+
+class PooledVideos:
+    """Videos of square frames of one size, with the patches of each window beside them: see base.VideoForm."""
+
+    packs = True
+    unit = None
+
+    def windows(self, example: Example) -> list[tuple[int, int, int]]:
+        """Frames, rows and columns of windows of an example's video, if it has one."""
+        return [tuple(grid) for grid in example["video_grids"].tolist()] if "video_grids" in example else []
+
+    def join(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """pixel_values_videos (F, N, values), video_token_pooling (all windows, p*p), which counts the patches of all
+        frames together, video_grids (V, 3), and window_scores (F, W) if all have them."""
+        examples = [example for example in examples if "video_grids" in example]
+        if not examples:
+            return {}
+        shape = examples[0]["pixel_values_videos"].shape[1:]
+        pooling, num_patches = [], 0
+        for example in examples:
+            pixels, index = example["pixel_values_videos"], example["video_token_pooling"]
+            if pixels.shape[1:] != shape:
+                raise ValueError(
+                    f"example {example['id']!r} has frames of {tuple(pixels.shape[1:])} (patches, values), the "
+                    f"batch began with {tuple(shape)}: process all with one VideoProcessor"
+                )
+            pooling.append(torch.where(index >= 0, index + num_patches, index))
+            num_patches += pixels.shape[0] * pixels.shape[1]
+        keys = ["pixel_values_videos", "video_grids"]
+        keys += ["window_scores"] if all("window_scores" in example for example in examples) else []
+        return {
+            "video_token_pooling": torch.cat(pooling),
+            **{key: torch.cat([example[key] for example in examples]) for key in keys},
+        }
+
+    def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Frames of a batch's first video, (T, S, S, 3) uint8, their number, rows and columns of windows."""
+        grid = tuple(batch["video_grids"][0].tolist())
+        return unpatchify(batch["pixel_values_videos"][: grid[0]]).cpu().numpy(), grid
 
 
 class VideoProcessor:
@@ -66,6 +101,9 @@ class VideoProcessor:
     context_length: positions the model was made for, None for any; see stts.data.feed.budget.past_context.
     Raises ValueError when the tokenizer lacks something the prompt needs or the sizes do not fit each other.
     """
+
+    unit_frames = 1
+    video_form = PooledVideos()
 
     def __init__(
         self,
@@ -105,9 +143,9 @@ class VideoProcessor:
         No code from the folder is ever run. Raises ValueError when it does not hold a whole Molmo2, OSError when it
         cannot be found.
         """
-        config = _config(path_or_id, **kwargs)
+        config = load_config(path_or_id, "molmo2", **kwargs)
         check_frame_size(config.vision_config, path_or_id)
-        tokenizer = _tokenizer(path_or_id, **kwargs)
+        tokenizer = load_tokenizer(path_or_id, **kwargs)
         format_ = _prompt_format(path_or_id, config, **kwargs)
         context = getattr(config.text_config, "max_position_embeddings", None)
         processor = cls(
@@ -156,9 +194,19 @@ class VideoProcessor:
         """
         if clip is not None:
             check_clip(clip)
-        times = None if clip is None else clip.timestamps
-        text = self.prompt_tensors(messages, times, add_generation_prompt)
+        text = self.text_tensors(messages, clip, add_generation_prompt)
         return text if clip is None else text | self.video_tensors(clip)
+
+    def text_tensors(
+        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
+    ) -> dict[str, Tensor]:
+        """prompt_tensors for a clip, of which only the timestamps count: see base.Processor."""
+        times = None if clip is None else clip.timestamps
+        return self.prompt_tensors(messages, times, add_generation_prompt)
+
+    def window_grid(self, clip: Clip) -> tuple[int, int, int]:
+        """Frames, rows and columns of windows of a clip."""
+        return len(clip.timestamps), *window_grid(self.grid, self.pool_width)
 
     def prompt_tensors(
         self,
@@ -285,81 +333,21 @@ class VideoProcessor:
         }
 
 
-def _config(path_or_id: str | PathLike, **kwargs: Any) -> PreTrainedConfig:
-    """Of a Molmo2. Raises ValueError when it is that of something else, or damaged."""
-    if (Path(path_or_id) / "config.json").is_file():
-        read_config(Path(path_or_id))
-    try:
-        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
-    except OSError:
-        raise
-    except Exception as error:  # whatever transformers makes of values that somebody has changed
-        raise ValueError(f"the config.json of {path_or_id} is not a Molmo2's: {one_line(error)}") from error
-    if config.model_type != "molmo2":
-        raise ValueError(f"{path_or_id} holds a {config.model_type!r} model, must be 'molmo2'")
-    return config
-
-
-def _tokenizer(path_or_id: str | PathLike, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Raises ValueError when there is none in a folder, or it is damaged."""
-    here = Path(path_or_id).is_dir()
-    if here and not any((Path(path_or_id) / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(
-            f"{path_or_id} has no tokenizer.json: copy the tokenizer files of the model it was made from into it"
+def check_frame_size(vision: Any, where: str | PathLike) -> None:
+    """Raises BadFolder unless frames of the size in a Molmo2's vision_config have as many patches as positions."""
+    height, width = vision.image_size
+    if height != width:
+        raise BadFolder(f"{where} takes {height} x {width} pixels, frames must be square")
+    if vision.patch_size < 1 or height < 1 or height % vision.patch_size:
+        raise BadFolder(
+            f"{where}: image_size is {height} in config.json, must be a multiple of patch_size {vision.patch_size}"
         )
-    try:
-        return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
-    except Exception as error:  # tokenizers raise any kind for a damaged file
-        if isinstance(error, OSError) and not here:
-            raise
-        raise ValueError(
-            f"the tokenizer in {path_or_id} (tokenizer.json and the files beside it) cannot be read: "
-            f"{one_line(error)}; copy those of the model it was made from"
-        ) from error
-
-
-def check_clip(clip: Clip) -> None:
-    """Raises ValueError, saying what is wrong, unless this is one clip of colour frames at rising times."""
-    if not (hasattr(clip, "frames") and hasattr(clip, "timestamps")):
-        hint = "one conversation is about one clip" if isinstance(clip, list | tuple) else READ_IT
-        raise ValueError(
-            f"clip is a {type(clip).__name__} ({_short(clip)}), must be an stts.data.Clip: {hint}"
+    patches = (height // vision.patch_size) ** 2
+    if patches != vision.num_position_embeddings:
+        raise BadFolder(
+            f"{where}: image_size {height} and patch_size {vision.patch_size} in config.json make {patches} patches "
+            f"of a frame, but the model has positions for {vision.num_position_embeddings}"
         )
-    frames, times = clip.frames, clip.timestamps
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        kind = getattr(frames, "dtype", type(frames).__name__)
-        raise ValueError(
-            f"clip.frames is of {kind}, must be a numpy array of uint8, 0 to 255 (of floats in [0, 1] take 255 times)"
-        )
-    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"clip.frames has the shape {frames.shape}, must be (T, H, W, 3), none of them 0: RGB, grey frames three "
-            "times over"
-        )
-    check_times(times)
-    if len(times) != len(frames):
-        raise ValueError(f"a clip has {len(frames)} frames and {len(times)} timestamps, must have one each")
-
-
-def check_times(times: Sequence[float]) -> None:
-    """Raises ValueError unless these are seconds that never fall, of one frame at least."""
-    try:
-        seconds = np.asarray(times, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"timestamps are {_short(times)}, must be seconds, a number a frame") from error
-    if seconds.ndim != 1 or not len(seconds):
-        raise ValueError(f"timestamps have the shape {seconds.shape}, must be (T,), of one frame at least")
-    wrong = np.flatnonzero(~np.isfinite(seconds) | (np.diff(seconds, prepend=seconds[:1]) < 0))
-    if len(wrong):
-        raise ValueError(
-            f"timestamps[{wrong[0]}] is {seconds[wrong[0]]}, must be a finite number of seconds and not before the "
-            "frame in front of it"
-        )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -108,12 +108,20 @@ def probe_video(
     sampling: Literal["time", "transformers"] = "time",
     folder_fps: float = FOLDER_FPS,
 ) -> Clip:
-    """What read_video returns, without the pixels: frames is (T, 0, 0, 3). Nothing is decoded, so damage inside a
-    file is not found; raises as read_video does for everything else."""
+    """What read_video returns, without the pixels: frames is (T, 0, 0, 3), or with size None, for which one frame is
+    decoded, (T, H, W, 0). So damage inside a file is not found; raises as read_video does for everything else."""
     check_settings(frames, max_fps, start, end, size, backend, sampling, folder_fps)
     reader = open_reader(Path(path), backend, folder_fps)
     numbers = choose(Path(path), reader, frames, max_fps, start, end, sampling)
-    return Clip(np.empty((len(numbers), 0, 0, 3), dtype=np.uint8), reader.times[numbers])
+    shape = (0, 0, 3) if size is not None else (*shape_of(Path(path), reader, numbers), 0)
+    return Clip(np.empty((len(numbers), *shape), dtype=np.uint8), reader.times[numbers])
+
+
+def shape_of(path: Path, reader: Reader, numbers: np.ndarray) -> tuple[int, int]:
+    """Height and width of the first of these frames that decodes. Raises VideoError when none does."""
+    for _, image in reader.decode(numbers.tolist()):
+        return image.shape[:2]
+    raise VideoError(f"{path}: none of the {len(numbers)} chosen frames can be decoded, the file is damaged")
 
 
 def open_reader(path: Path, backend: str, folder_fps: float = FOLDER_FPS) -> Reader:

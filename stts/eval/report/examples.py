@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from ...data.evidence import evidence_items, evidence_scores
-from ...data.processors.molmo2 import VideoProcessor
+from ...data.processors.base import Processor
 from ...data.prompts import LETTERS
 from ...hosts.folders import ModelSpec
 from ...hosts.load import load_model
@@ -104,11 +104,9 @@ def _look_at_all(run: EvaluatedRun, questions: Sequence[Question]) -> list[KeptV
     return [_look_at(model, processor, question, asking) for question in questions]
 
 
-def _look_at(
-    model: nn.Module, processor: VideoProcessor, question: Question, config: EvalConfig
-) -> KeptVideo:
+def _look_at(model: nn.Module, processor: Processor, question: Question, config: EvalConfig) -> KeptVideo:
     clip = read_clip(question, config, processor.image_size)
-    pictures = read_clip(question, config, max(PICTURE_SIDE, processor.image_size))
+    pictures = read_clip(question, config, max(PICTURE_SIDE, processor.image_size or 0))
     given = {}
     if model.stts.policy == "given":
         scores = evidence_scores(seen_evidence(processor, question, clip))

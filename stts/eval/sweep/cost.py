@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...data.evidence import evidence_scores
 from ...data.feed.collator import Collator
-from ...data.processors.molmo2 import VideoProcessor
+from ...data.processors.base import Processor
 from ...hosts.flops import FRAME_MARKERS, multiply_adds
+from ...hosts.parts import host_of
 from ..config import EvalConfig
 from ..plan import Run
 from ..reading import read_clip, seen_evidence
@@ -39,14 +41,14 @@ class Cost:
     frames: float
     """Of a video; short ones have fewer than they may."""
     multiply_adds: float
-    """Of that pass, as stts.flops counts them."""
+    """Of that pass, as stts.hosts.flops counts them for Molmo2, and torch for other models."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
 
-def cost_of(model: nn.Module, processor: VideoProcessor, run: Run, sweep: SweepConfig) -> dict[str, Any]:
+def cost_of(model: nn.Module, processor: Processor, run: Run, sweep: SweepConfig) -> dict[str, Any]:
     """The cost of an evaluated cell: read from its cost.json where that was measured alike on this device, else
     measured, on questions whose video could be read, and written there."""
     path = run.folder / "cost.json"
@@ -67,7 +69,7 @@ def cost_of(model: nn.Module, processor: VideoProcessor, run: Run, sweep: SweepC
 
 def measure_cost(
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     questions: Sequence[Question],
     config: EvalConfig,
     videos: int = 4,
@@ -85,9 +87,9 @@ def measure_cost(
             model(**batch, logits_to_keep=1)
             passes = [_timed(model, batch) for _ in range(repeats)]
             seconds.append(min(duration for duration, _ in passes))
-            placeholders = (batch["input_ids"] == model.config.image_patch_id) & passes[0][1]
+            placeholders = (batch["input_ids"] == host_of(model).token_id) & passes[0][1]
             tokens.append(placeholders.sum().item())
-            frames.append(batch["video_grids"][0, 0].item())
+            frames.append(batch["layout"].frames_per_video[0] * processor.unit_frames)
             arithmetic.append(_arithmetic(model, batch))
     return Cost(fmean(seconds), fmean(tokens), fmean(frames), fmean(arithmetic))
 
@@ -100,9 +102,9 @@ def device_name(device: torch.device) -> str:
 
 
 def _batches(
-    model: nn.Module, processor: VideoProcessor, questions: Sequence[Question], config: EvalConfig
+    model: nn.Module, processor: Processor, questions: Sequence[Question], config: EvalConfig
 ) -> Iterator[dict[str, Any]]:
-    collate = Collator(processor.pad_token_id)
+    collate = Collator(processor.pad_token_id, video_form=processor.video_form)
     for question in questions:
         clip = read_clip(question, config, processor.image_size)
         turn = {"role": "user", "content": question.text(clip.timestamps)}
@@ -129,6 +131,10 @@ def _wait(device: torch.device) -> None:
 
 
 def _arithmetic(model: nn.Module, batch: dict[str, Any]) -> int:
+    if "video_grids" not in batch:
+        with FlopCounterMode(display=False) as counter:
+            model(**batch, logits_to_keep=1)
+        return counter.get_total_flops() // 2
     frames, rows, cols = batch["video_grids"][0].tolist()
     text = batch["input_ids"].shape[1] - frames * (rows * cols + FRAME_MARKERS)
     ratio = model.stts.prune_ratio

@@ -1,0 +1,346 @@
+"""A clip and a conversation -> the tensors transformers' Qwen3-VL takes.
+
+Pixels and text are those of transformers' Qwen3VLProcessor, whose video part needs torchvision; this one does not,
+and says which tokens to supervise as well. Frames keep their shape: they are resized to the nearest multiple of a
+window, within bounds on the pixels of the whole clip. Two frames make one unit of time; of an odd number the last one
+is repeated. Patches travel as uint8, a quarter of the bytes, and are normalised by the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from ..prompts import Message
+from .base import Example
+from .clip import check_clip, check_times
+from .conversation import Conversation
+from .folder import load_config, load_tokenizer
+
+if TYPE_CHECKING:
+    from ..video.read import Clip
+
+MODEL_TYPE = "qwen3_vl"
+VIDEO_TOKEN, VISION_START, VISION_END = "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"
+TOKENS = ("<|image_pad|>", VIDEO_TOKEN, VISION_START, VISION_END)
+VIDEO_TYPE = 2
+"""mm_token_type_ids of a video's placeholders."""
+SETTINGS_FILE = "video_preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How frames become patches. Raises ValueError, naming the setting, for values that do not go together."""
+
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    """Frames that are one unit of time."""
+    merge_size: int = 2
+    """Side of a window in patches: what one token of the LLM reads."""
+    min_pixels: int = 128 * 32 * 32
+    """Of the whole clip, all frames together."""
+    max_pixels: int = 768 * 32 * 32
+    cap_pixels_per_frame: bool = False
+    """Bound each frame, too, as Qwen's own code does. Written down, as transformers' default differs by version."""
+    max_video_tokens: int = 768
+    """That bound, in windows."""
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.max_pixels < max(self.min_pixels, self.temporal_patch_size * self.factor**2):
+            raise ValueError(
+                f"max_pixels is {self.max_pixels}, must be at least min_pixels, {self.min_pixels}, and one window of "
+                f"{self.factor} x {self.factor} pixels in {self.temporal_patch_size} frames"
+            )
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a window's side."""
+        return self.patch_size * self.merge_size
+
+    def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels that a clip of so many frames is resized to."""
+        max_pixels = self.max_pixels
+        frames = max(frames, self.temporal_patch_size)  # a single frame is shown twice
+        if self.cap_pixels_per_frame:
+            cap = min(self.max_video_tokens * self.factor**2, max_pixels // frames)
+            max_pixels = max(cap, int(self.min_pixels * 1.05)) * frames
+        return smart_resize(
+            num_frames=frames,
+            height=height,
+            width=width,
+            temporal_factor=self.temporal_patch_size,
+            factor=self.factor,
+            min_pixels=self.min_pixels,
+            max_pixels=max_pixels,
+        )
+
+    def units(self, frames: int) -> int:
+        """Units of time of a clip of so many frames."""
+        return -(-frames // self.temporal_patch_size)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Frames:
+        """From the settings of transformers' video processor. Raises ValueError for pixels normalised otherwise."""
+        for name in ("image_mean", "image_std"):
+            values = settings.get(name, 0.5)
+            if set(values if isinstance(values, list) else [values]) != {0.5}:
+                raise ValueError(
+                    f"{name} is {values}, must be 0.5: patches travel as bytes, which the model scales so"
+                )
+        size = settings.get("size") or {}
+        found = {name: settings.get(name) for name in cls.__dataclass_fields__}
+        found |= {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+        return cls(**{name: value for name, value in found.items() if value is not None})
+
+    def settings(self) -> dict[str, Any]:
+        """Inverse of from_settings: what transformers' video processor reads."""
+        return {
+            "video_processor_type": "Qwen3VLVideoProcessor",
+            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            "patch_size": self.patch_size,
+            "temporal_patch_size": self.temporal_patch_size,
+            "merge_size": self.merge_size,
+            "cap_pixels_per_frame": self.cap_pixels_per_frame,
+            "max_video_tokens": self.max_video_tokens,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        }
+
+
+@dataclass(frozen=True)
+class FlatVideos:
+    """Videos of any size, patch after patch, with their grids beside them: see base.VideoForm."""
+
+    unit: int = 2
+    unit_frames: int = 2
+    packs = False  # positions have three axes, which the model counts row by row
+
+    def windows(self, example: Example) -> list[tuple[int, int, int]]:
+        """Units, rows and columns of windows of an example's video, if it has one."""
+        if "video_grid_thw" not in example:
+            return []
+        return [(t, h // self.unit, w // self.unit) for t, h, w in example["video_grid_thw"].tolist()]
+
+    def join(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """pixel_values_videos (S, values), video_grid_thw (V, 3); if all have them window_scores, (F, W) where all
+        frames have as many windows, else (T, W) of each video."""
+        examples = [example for example in examples if "video_grid_thw" in example]
+        if not examples:
+            return {}
+        keys = ["pixel_values_videos", "video_grid_thw"]
+        batch = {key: torch.cat([example[key] for example in examples]) for key in keys}
+        if all("window_scores" in example for example in examples):
+            scores = [example["window_scores"] for example in examples]
+            batch["window_scores"] = torch.cat(scores) if len({x.shape[1] for x in scores}) == 1 else scores
+        return batch
+
+    def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """The first frame of each unit of a batch's first video, (T, H, W, 3) uint8, and the video's windows."""
+        units, rows, cols = grid = self.windows({"video_grid_thw": batch["video_grid_thw"][:1]})[0]
+        patches = batch["pixel_values_videos"][: units * rows * cols * self.unit**2]
+        side = math.isqrt(patches.shape[1] // 3 // self.unit_frames)
+        sizes = {
+            "t": units,
+            "y": rows,
+            "m": self.unit,
+            "n": self.unit,
+            "c": 3,
+            "u": self.unit_frames,
+            "p": side,
+        }
+        frames = rearrange(patches, "(t y x m n) (c u p q) -> t u (y m p) (x n q) c", **sizes)
+        return frames[:, 0].cpu().numpy(), grid
+
+
+class QwenProcessor:
+    """Turns one conversation, with or without a clip, into one unbatched example: see base.Processor.
+
+    images: settings of the folder's image processor, which are only handed on. Raises ValueError when the tokenizer
+    lacks something the prompt needs.
+    """
+
+    image_size: int | None = None
+    context_length: int | None = None  # no clip reaches it: a unit takes as many positions as its longer side
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        frames: Frames | None = None,
+        images: dict[str, Any] | None = None,
+    ) -> None:
+        vocab = tokenizer.get_vocab()
+        if missing := [token for token in TOKENS if token not in vocab]:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(missing)}: use the one that comes with a Qwen3-VL model"
+            )
+        self.conversation = Conversation(tokenizer, VIDEO_TOKEN, TOKENS)
+        self.tokenizer, self.frames, self.images = tokenizer, frames or Frames(), images or {}
+        self.unit_frames = self.frames.temporal_patch_size
+        self.video_form = FlatVideos(self.frames.merge_size, self.unit_frames)
+        self.video_id = vocab[VIDEO_TOKEN]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | PathLike,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        **kwargs: Any,
+    ) -> QwenProcessor:
+        """Tokenizer, chat template and settings of a Qwen3-VL folder or hub id; kwargs as transformers takes them.
+
+        min_pixels, max_pixels: of a whole clip, in place of the folder's. No code from the folder is ever run. Raises
+        ValueError when it does not hold a Qwen3-VL, OSError when it cannot be found.
+        """
+        config = load_config(path_or_id, MODEL_TYPE, **kwargs)
+        settings, _ = BaseVideoProcessor.get_video_processor_dict(path_or_id, **kwargs)
+        frames = Frames.from_settings(settings)
+        bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        frames = replace(frames, **{name: bound for name, bound in bounds.items() if bound is not None})
+        tokenizer = load_tokenizer(path_or_id, **kwargs)
+        found, _ = Qwen3VLProcessor.get_processor_dict(path_or_id, **kwargs)
+        if template := found.get("chat_template"):
+            tokenizer.chat_template = template
+        processor = cls(tokenizer, frames, _image_settings(path_or_id, **kwargs))
+        _check_config(path_or_id, config, processor)
+        return processor
+
+    def save_pretrained(self, folder: str | PathLike) -> None:
+        """Write tokenizer, chat template and settings beside a saved model, as transformers reads them."""
+        self.tokenizer.save_pretrained(folder)
+        settings = {"processor_class": "Qwen3VLProcessor", **self.frames.settings()}
+        files = {SETTINGS_FILE: settings} | ({"preprocessor_config.json": self.images} if self.images else {})
+        for name, values in files.items():
+            (Path(folder) / name).write_text(json.dumps(values, indent=2) + "\n")
+
+    @property
+    def pad_token_id(self) -> int:
+        """What to pad input_ids with: the tokenizer's own, or the end token where it has none."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def __call__(
+        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
+    ) -> dict[str, Tensor]:
+        """Build one example: text_tensors, with a clip video_tensors as well.
+
+        messages: user and assistant turns in alternation, {"role", "content"}; the clip goes in front of the first.
+        Raises ValueError, naming the turn, for text that cannot be a prompt.
+        """
+        if clip is not None:
+            check_clip(clip)
+        text = self.text_tensors(messages, clip, add_generation_prompt)
+        return text if clip is None else text | self.video_tensors(clip)
+
+    def text_tensors(
+        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
+    ) -> dict[str, Tensor]:
+        """input_ids, labels and mm_token_type_ids (2 at placeholders), (L,) int64."""
+        placeholders = None if clip is None else self.video_string(clip)
+        input_ids, labels = self.conversation.tensors(messages, placeholders, add_generation_prompt)
+        types = (input_ids == self.video_id).long() * VIDEO_TYPE
+        return {"input_ids": input_ids, "labels": labels, "mm_token_type_ids": types}
+
+    def video_string(self, clip: Clip) -> str:
+        """Each unit as Qwen3-VL writes it: the mean time of its frames, then a token a window between markers.
+
+        Times count from the first frame, so a clip cut out of a longer video reads like a video of its own.
+        """
+        units, rows, cols = self.window_grid(clip)
+        times = np.asarray(clip.timestamps, dtype=float)
+        times = times - times[0]
+        times = np.append(times, np.repeat(times[-1], units * self.unit_frames - len(times)))
+        middle = (times[:: self.unit_frames] + times[self.unit_frames - 1 :: self.unit_frames]) / 2
+        shown = VISION_START + VIDEO_TOKEN * (rows * cols) + VISION_END
+        return "".join(f"<{time:.1f} seconds>{shown}" for time in middle)
+
+    def window_grid(self, clip: Clip) -> tuple[int, int, int]:
+        """Units of time, rows and columns of windows of a clip."""
+        count, height, width = clip.frames.shape[:3]
+        check_times(clip.timestamps)
+        if len(clip.timestamps) != count:
+            raise ValueError(
+                f"a clip has {count} frames and {len(clip.timestamps)} timestamps, must have one each"
+            )
+        height, width = self.frames.size(count, height, width)
+        return self.frames.units(count), height // self.frames.factor, width // self.frames.factor
+
+    def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
+        """pixel_values_videos (units * rows * cols, values) uint8, patches in the order of merge units, and
+        video_grid_thw (1, 3) int64 [units, rows, columns of patches]."""
+        check_clip(clip)
+        units, rows, cols = self.window_grid(clip)
+        size = rows * self.frames.factor, cols * self.frames.factor
+        images = torch.cat([resize(frame[None], size) for frame in clip.frames])
+        if missing := units * self.unit_frames - len(images):
+            images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
+        merge = self.frames.merge_size
+        patches = rearrange(
+            images,
+            "(t u) c (y m p) (x n q) -> (t y x m n) (c u p q)",
+            u=self.unit_frames,
+            m=merge,
+            n=merge,
+            p=self.frames.patch_size,
+            q=self.frames.patch_size,
+        )
+        return {
+            "pixel_values_videos": patches,
+            "video_grid_thw": torch.tensor([[units, rows * merge, cols * merge]]),
+        }
+
+
+def resize(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """(T, H, W, 3) uint8 -> (T, 3, height, width) uint8: bicubic with antialias, rounded."""
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def _check_config(path_or_id: str | PathLike, config: PreTrainedConfig, processor: QwenProcessor) -> None:
+    """Raises ValueError, naming the setting, when tokenizer, settings and model do not belong together."""
+    frames, vision = processor.frames, config.vision_config
+    pairs = {
+        "video_token_id": (processor.video_id, config.video_token_id),
+        "patch_size": (frames.patch_size, vision.patch_size),
+        "temporal_patch_size": (frames.temporal_patch_size, vision.temporal_patch_size),
+        "merge_size": (frames.merge_size, vision.spatial_merge_size),
+    }
+    for name, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise ValueError(
+                f"{path_or_id}: {name} is {found} by the files of its processor but {wanted} by config.json; "
+                "they belong to different models"
+            )
+
+
+def _image_settings(path_or_id: str | PathLike, **kwargs: Any) -> dict[str, Any]:
+    """Those of the image processor, which the library leaves alone; {} where there are none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        return ImageProcessingMixin.get_image_processor_dict(path_or_id, **kwargs)[0]
+    except OSError:
+        return {}

@@ -1,0 +1,284 @@
+"""Pixels and text are those of transformers' own code, which runs here on objects without their constructors.
+
+What that calls of torchvision, which is not installed beside a CPU torch, is two functions: torch's own
+interpolation, and subtracting the mean.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor, image_processing_backends
+from transformers.image_utils import SizeDict
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from stts.data.feed.collator import Collator
+from stts.data.processors.base import IGNORE, evidence_in
+from stts.data.processors.qwen import Frames, QwenProcessor
+from stts.data.video.pixels import normalize
+from stts.hosts.tiny_qwen3_vl import CHAT_TEMPLATE
+from stts.pruning.selection import num_dropped
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
+USER = {"role": "user", "content": "What moves?"}
+ANSWERED = [USER, {"role": "assistant", "content": "A cat."}]
+TALK = [
+    *ANSWERED,
+    {"role": "user", "content": "When?"},
+    {"role": "assistant", "content": "At 0.5 s, häppily."},
+]
+SMALL = {"min_pixels": 64 * 64, "max_pixels": 4 * 96 * 128}
+
+
+def make_tokenizer(template=CHAT_TEMPLATE, special=SPECIAL):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(["user assistant"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template
+    )
+
+
+def make_clip(count, height, width, times=None):
+    frames = np.random.default_rng(count).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    times = np.arange(count) / 2 if times is None else np.array(times, dtype=np.float64)
+    return SimpleNamespace(frames=frames, timestamps=times)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    return QwenProcessor(tokenizer, Frames(**SMALL))
+
+
+# --- the pixels are transformers'
+
+
+class Interpolation(Enum):
+    LANCZOS = "lanczos"
+    BICUBIC = "bicubic"
+
+
+def resize(image, size, interpolation, antialias):
+    new = F.interpolate(image.flatten(0, -4), size, mode=interpolation.value, antialias=antialias)
+    return new.view(*image.shape[:-2], *size)
+
+
+def normalized(image, mean, std, inplace):
+    mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (mean, std))
+    return (image - mean) / std
+
+
+def their_pixels(monkeypatch, frames, **settings):
+    stub = SimpleNamespace(InterpolationMode=Interpolation, resize=resize, normalize=normalized)
+    monkeypatch.setattr(image_processing_backends, "tvF", stub, raising=False)
+    theirs = object.__new__(Qwen3VLVideoProcessor)
+    size = SizeDict(shortest_edge=settings.pop("min_pixels"), longest_edge=settings.pop("max_pixels"))
+    return theirs._preprocess(
+        [torch.from_numpy(frames).permute(0, 3, 1, 2)],
+        do_resize=True,
+        size=size,
+        resample=Interpolation.BICUBIC,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=(0.5,) * 3,
+        image_std=(0.5,) * 3,
+        patch_size=16,
+        temporal_patch_size=2,
+        merge_size=2,
+        cap_pixels_per_frame=settings.get("cap_pixels_per_frame", False),
+    )
+
+
+@pytest.mark.parametrize("cap", [False, True], ids=["clip", "frame"])
+@pytest.mark.parametrize(
+    ("count", "height", "width"),
+    [(4, 100, 150), (5, 240, 320), (8, 90, 60), (3, 20, 70), (2, 64, 96), (2, 31, 33), (7, 200, 40)],
+)
+def test_pixels_equal_transformers(monkeypatch, tokenizer, count, height, width, cap):
+    settings = SMALL | {"cap_pixels_per_frame": cap}
+    ours = QwenProcessor(tokenizer, Frames(**settings))
+    clip = make_clip(count, height, width)
+    found = ours.video_tensors(clip)
+    wanted = their_pixels(monkeypatch, clip.frames, **settings)
+    assert found["pixel_values_videos"].dtype == torch.uint8
+    assert torch.equal(found["video_grid_thw"], wanted["video_grid_thw"])
+    pixels = normalize(found["pixel_values_videos"])
+    assert torch.allclose(pixels, wanted["pixel_values_videos"], rtol=0, atol=1e-6)
+    units, rows, cols = ours.window_grid(clip)
+    assert found["video_grid_thw"].tolist() == [[units, 2 * rows, 2 * cols]]
+
+
+def test_a_single_frame_is_shown_twice(processor):
+    clip = make_clip(1, 64, 64)
+    found = processor.video_tensors(clip)
+    assert found["video_grid_thw"].tolist() == [[1, 4, 4]]
+    first, second = found["pixel_values_videos"].view(16, 3, 2, 256).unbind(2)
+    assert torch.equal(first, second)
+    assert "<0.0 seconds>" in processor.video_string(clip)
+
+
+# --- the text is transformers'
+
+
+def their_text(ours, messages, clip, grid, indices, fps, add_generation_prompt):
+    theirs = object.__new__(Qwen3VLProcessor)
+    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    names |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+    for name, token in names.items():
+        setattr(theirs, name, token)
+    theirs.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
+    metadata = VideoMetadata(total_num_frames=9999, fps=fps, frames_indices=list(indices))
+    shown = theirs.replace_video_token({"video_grid_thw": grid, "video_metadata": [metadata]}, 0)
+    turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    turns[0]["content"].insert(0, {"type": "video"})
+    text = ours.tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    return text.replace("<|video_pad|>", shown)
+
+
+@pytest.mark.parametrize(("messages", "prompt"), [([USER], True), (TALK[:3], True), (TALK, False)])
+@pytest.mark.parametrize(
+    ("indices", "fps"),
+    [([0, 15], 30.0), ([0, 15, 30], 30.0), ([0, 7, 101, 3599], 29.97), ([0, 1, 2, 3, 4], 2.0)],
+)
+def test_prompt_equals_transformers(processor, messages, prompt, indices, fps):
+    clip = make_clip(len(indices), 100, 150, [i / fps for i in indices])
+    example = processor(messages, clip, add_generation_prompt=prompt)
+    text = their_text(processor, messages, clip, example["video_grid_thw"], indices, fps, prompt)
+    assert processor.tokenizer.decode(example["input_ids"]) == text
+    assert example["input_ids"].tolist() == processor.tokenizer(text).input_ids
+    units, rows, cols = processor.window_grid(clip)
+    is_video = example["input_ids"] == processor.video_id
+    assert is_video.sum() == units * rows * cols
+    assert torch.equal(example["mm_token_type_ids"], is_video * 2)
+
+
+def test_times_count_from_the_first_frame(processor):
+    whole, cut = make_clip(4, 64, 64, [0, 1, 2, 3]), make_clip(4, 64, 64, [61.5, 62.5, 63.5, 64.5])
+    assert processor.video_string(whole) == processor.video_string(cut)
+
+
+def test_labels_are_the_answers_with_their_end(processor):
+    example = processor(TALK, make_clip(3, 64, 64))
+    labels = example["labels"]
+    assert torch.equal(labels[labels != IGNORE], example["input_ids"][labels != IGNORE])
+    said = processor.tokenizer.decode(labels[labels != IGNORE])
+    assert said == "A cat.<|im_end|>At 0.5 s, häppily.<|im_end|>"
+    assert (processor([USER], make_clip(3, 64, 64), add_generation_prompt=True)["labels"] == IGNORE).all()
+
+
+def test_text_alone(processor):
+    example = processor(ANSWERED)
+    assert set(example) == {"input_ids", "labels", "mm_token_type_ids"}
+    assert not example["mm_token_type_ids"].any()
+
+
+def test_of_a_clip_that_was_only_measured_the_text_is_the_same(processor):
+    clip = make_clip(5, 100, 150)
+    measured = SimpleNamespace(frames=clip.frames[..., :0], timestamps=clip.timestamps)
+    found, wanted = processor.text_tensors(ANSWERED, measured), processor.text_tensors(ANSWERED, clip)
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+# --- what is refused
+
+
+def test_a_special_token_in_the_text_is_refused(processor):
+    with pytest.raises(ValueError, match=r"messages\[0\] contains the special token '<\|video_pad\|>'"):
+        processor([{"role": "user", "content": "What is <|video_pad|>?"}])
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"lacks <\|image_pad\|>, <\|video_pad\|>"):
+        QwenProcessor(make_tokenizer(special=SPECIAL[:-2]))
+
+
+def test_a_template_without_videos_is_refused():
+    template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
+    processor = QwenProcessor(make_tokenizer(template))
+    with pytest.raises(ValueError, match=r"writes <\|video_pad\|> 0 times for 1 videos"):
+        processor([USER], make_clip(2, 64, 64), add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_pixels": 0}, "min_pixels is 0"),
+        ({"min_pixels": 5000, "max_pixels": 4000}, "max_pixels is 4000, must be at least min_pixels, 5000"),
+        ({"min_pixels": 1, "max_pixels": 2000}, "one window of 32 x 32 pixels in 2 frames"),
+        ({"patch_size": 0}, "patch_size is 0"),
+    ],
+)
+def test_sizes_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Frames(**settings)
+
+
+def test_pixels_normalised_otherwise_are_refused():
+    with pytest.raises(ValueError, match=r"image_mean is .*, must be 0\.5"):
+        Frames.from_settings({"image_mean": [0.48, 0.46, 0.41]})
+
+
+def test_settings_are_written_as_they_are_read(processor):
+    for frames in (processor.frames, Frames(cap_pixels_per_frame=True, patch_size=8)):
+        assert Frames.from_settings(json.loads(json.dumps(frames.settings()))) == frames
+
+
+# --- evidence and batches
+
+
+def test_evidence_of_either_frame_is_seen_in_their_unit(processor):
+    clip = make_clip(5, 64, 64)  # 2 x 2 windows, frames at 0, 0.5, ... 2
+    box = [0, 0, 0.4, 0.4]
+    evidence = [{"start": 0.5, "end": 0.6, "box": box}, {"start": 1.9, "end": 2.5, "box": box}]
+    items = evidence_in(processor, evidence, clip)
+    assert items.shape == (2, 3, 4)
+    assert items.nonzero() == (pytest.approx([0, 1]), pytest.approx([0, 2]), pytest.approx([0, 0]))
+
+
+def test_a_batch_of_videos_of_different_grids(processor):
+    clips = [make_clip(4, 100, 150), make_clip(3, 64, 64), None]
+    examples = [processor(ANSWERED, clip) | {"id": str(i)} for i, clip in enumerate(clips)]
+    collate = Collator(processor.pad_token_id, 0.5, video_form=processor.video_form)
+    batch = collate(examples)
+    grids = [examples[i]["video_grid_thw"] for i in (0, 1)]
+    assert torch.equal(batch["video_grid_thw"], torch.cat(grids))
+    assert torch.equal(
+        batch["pixel_values_videos"], torch.cat([examples[i]["pixel_values_videos"] for i in (0, 1)])
+    )
+    assert batch["input_ids"].shape == (3, max(len(example["input_ids"]) for example in examples))
+    layout = batch["layout"]
+    sizes = [processor.window_grid(clip) for clip in clips[:2]]
+    assert layout.frames_per_video == tuple(units for units, _, _ in sizes)
+    assert layout.grids == tuple((2 * rows, 2 * cols) for _, rows, cols in sizes)
+    assert layout.video_rows == (0, 1)
+    dropped = [num_dropped(units, rows * cols, 0.5) for units, rows, cols in sizes] + [0]
+    assert min(dropped[:2]) > 0
+    kept = [length - gone for length, gone in zip(layout.lengths, dropped, strict=True)]
+    assert kept == [collate.size(example).tokens for example in examples]
+
+
+def test_rows_of_several_examples_are_refused(processor):
+    with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
+        Collator(processor.pad_token_id, max_tokens=100, video_form=processor.video_form)

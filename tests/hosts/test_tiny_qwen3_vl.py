@@ -1,0 +1,315 @@
+"""The whole library on a Qwen3-VL that is small enough to be made and trained in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+import stts
+from stts import STTSConfig
+from stts.chat import prompt_inputs
+from stts.data import Collator, VideoQADataset
+from stts.data.check import Probe
+from stts.data.processors.qwen import QwenProcessor
+from stts.data.rows import read_jsonl
+from stts.data.video.pixels import normalize
+from stts.data.video.read import Clip, read_video
+from stts.eval.config import EvalConfig
+from stts.eval.runner import evaluate
+from stts.eval.sweep.cost import measure_cost
+from stts.eval.tasks.base import Question
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_model, load_processor
+from stts.hosts.parts import host_of
+from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
+from stts.train.compiled import compile_layers
+from stts.train.config import LoraSettings
+from stts.train.loop import train
+from stts.train.optim import group_of
+from stts.train.parallel import shard, units
+from stts.train.tracking import Tracker
+from stts.viz.kept_video import look_at
+from stts.viz.overlay import draw_batch
+from tests.helpers.runs import config, rows, weights
+
+FRAMES = 5  # three units of time, the last frame twice
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_tiny_qwen3_vl(tmp_path_factory.mktemp("models") / "tiny_qwen3_vl-seed0")
+
+
+def start(folder: Path, clips: Path | None = None, **settings):
+    torch.manual_seed(0)
+    model, processor = load_model(ModelSpec(str(folder)), STTSConfig(**settings))
+    if clips is None:
+        return model, processor
+    return model, processor, VideoQADataset(clips / "train.jsonl", None, processor, frames=FRAMES)
+
+
+def clip_of(height=72, width=72, count=FRAMES, seed=0):
+    frames = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    return Clip(frames, np.arange(count) / 2)
+
+
+def batch_of(processor, *clips):
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]
+    examples = [processor(turns, clip) for clip in clips]
+    batch = Collator(processor.pad_token_id, video_form=processor.video_form)(examples)
+    return {key: value for key, value in batch.items() if key != "ids"}
+
+
+# --- the folder
+
+
+def test_the_same_seed_gives_the_same_folder(folder, tmp_path):
+    again, other = make_tiny_qwen3_vl(tmp_path / "a"), make_tiny_qwen3_vl(tmp_path / "b", seed=1)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.json", "tokenizer.json", "chat_template.jinja", "preprocessor_config.json"}
+    for name in names:
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+    assert (other / "model.safetensors").read_bytes() != (folder / "model.safetensors").read_bytes()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+
+
+def test_transformers_loads_it_and_prunes_nothing_alike(folder):
+    plain, info = Qwen3VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] | info["unexpected_keys"]
+    model, processor = start(folder, prune_ratio=0.0)
+    batch = batch_of(processor, clip_of(), clip_of(50, 110, seed=1))
+    layout = batch.pop("layout")
+    with torch.no_grad():
+        found = model(**batch, layout=layout)
+        pixels = normalize(batch.pop("pixel_values_videos"))
+        wanted = plain.eval()(**batch, pixel_values_videos=pixels)
+    assert torch.equal(found.logits, wanted.logits)
+    assert torch.equal(found.lm_loss, wanted.loss)
+
+
+def test_the_processor_of_a_folder_is_written_beside_a_saved_model(folder, tmp_path):
+    processor = load_processor(ModelSpec(str(folder), max_pixels=40_000), STTSConfig())
+    assert processor.frames.max_pixels == 40_000
+    processor.save_pretrained(tmp_path)
+    for name in ("config.json",):
+        (tmp_path / name).write_text((folder / name).read_text())
+    again = QwenProcessor.from_pretrained(tmp_path)
+    assert (again.frames, again.images) == (processor.frames, processor.images)
+    assert again.tokenizer.chat_template == AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_settings_of_another_model_are_named(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "video_preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 16}))
+    with pytest.raises(
+        ValueError, match=r"patch_size is 16 by the files of its processor but 12 by config\.json"
+    ):
+        QwenProcessor.from_pretrained(tmp_path)
+
+
+def test_an_unknown_family_is_named_with_those_there_are(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"qwen3_vl"', '"blip"'))
+    with pytest.raises(ValueError, match="holds a 'blip' model, must be one of 'molmo2', 'qwen3_vl'"):
+        load_model(ModelSpec(str(tmp_path)), STTSConfig())
+
+
+# --- what a model is asked
+
+
+def test_answers_and_generates_from_what_is_kept(folder):
+    model, processor = stts.load(str(folder), device="cpu", prune_ratio=0.5)
+    clip = clip_of()
+    reply = stts.answer(model, processor, "What?", clip, max_new_tokens=3, do_sample=False)
+    assert isinstance(reply, str)
+    assert model.last_keep_windows.float().mean() == pytest.approx(14 / 27)  # of 27 windows 13 are dropped
+    inputs = prompt_inputs(processor, "What?", clip)
+    with torch.no_grad():
+        first = model(**inputs).logits[0, -1].argmax()
+        tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert torch.equal(tokens[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+    assert tokens[0, inputs["input_ids"].shape[1]] == first
+
+
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.5])
+def test_a_video_encoded_before_gives_the_same_logits(folder, prune_ratio):
+    model, processor = start(folder, prune_ratio=prune_ratio)
+    clips = clip_of(), clip_of(50, 110, seed=1)
+    batch = batch_of(processor, *clips)
+    names = ("input_ids", "attention_mask", "mm_token_type_ids", "layout")
+    with torch.no_grad():
+        videos = [model.encode_videos(**processor.video_tensors(clip)) for clip in clips]
+        visual = type(videos[0]).of_rows(videos)
+        found = model(**{name: batch[name] for name in names}, visual=visual)
+        wanted = model(**batch)
+    assert torch.equal(found.keep_mask, wanted.keep_mask)
+    lengths = found.keep_mask.sum(1)
+    real = torch.arange(found.logits.shape[1]) < lengths[:, None]  # padding says nothing
+    assert torch.allclose(found.logits[real], wanted.logits[real], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "prune_ratio"), [("logits", 0.5), ("generate", 0.5), ("generate", 0.0)])
+def test_evaluation_does_not_depend_on_the_size_of_its_batches(folder, clips, tmp_path, mode, prune_ratio):
+    model, processor = start(folder, prune_ratio=prune_ratio)
+    questions = questions_of(clips)
+    found = {}
+    for size in (1, 3):
+        settings = EvalConfig(
+            "synthetic", FRAMES, mode=mode, batch_size=size, max_new_tokens=4, progress=False
+        )
+        results = evaluate(model, processor, questions, settings, tmp_path / str(size))
+        lines = read_jsonl(tmp_path / str(size) / "predictions.jsonl")
+        found[size] = {line["id"]: (line["predicted"], line.get("reply"), line["kept"]) for line in lines}
+        assert results["n"] == len(questions)
+    assert found[1] == found[3]
+    assert all(kept == (1.0 if not prune_ratio else pytest.approx(14 / 27)) for *_, kept in found[1].values())
+
+
+def questions_of(clips: Path) -> list[Question]:
+    return [
+        Question(
+            id=row["id"],
+            video=clips / row["video"],
+            question=row["question"],
+            options=tuple(row["options"]),
+            answer=row["options"].index(row["answer"]),
+            evidence=tuple(row["evidence"]),
+        )
+        for row in read_jsonl(clips / "test.jsonl")
+    ]
+
+
+# --- training
+
+
+def test_a_run_goes_on_bit_for_bit(folder, clips, tmp_path):
+    settings = config(max_steps=4, save_every=2)
+    train(*start(folder, clips), settings, tmp_path / "straight")
+    train(*start(folder, clips), config(max_steps=2, save_every=2), tmp_path / "stopped")
+    train(*start(folder, clips), settings, tmp_path / "stopped")
+    kept = [row["kept"] for row in rows(tmp_path / "straight")]
+    assert kept == [pytest.approx(14 / 27)] * 4
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "straight")
+    model, processor = load_model(ModelSpec(str(tmp_path / "straight" / "model")), STTSConfig())
+    assert model.stts.pool_width == 2
+    assert processor.frames == QwenProcessor.from_pretrained(folder).frames
+    plain = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "straight" / "model")
+    assert torch.equal(plain.lm_head.weight, model.lm_head.weight)
+
+
+def test_every_part_is_trained(folder, clips, tmp_path):
+    model, processor, dataset = start(folder, clips)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, processor, dataset, config(max_steps=1), tmp_path)
+    parts = host_of(model).parts
+    moved = {group_of(n, parts) for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    assert moved == {"vision", "adapter", "llm", "scorer"}
+    assert group_of("model.visual.merger.norm.weight", parts) == "adapter"
+    assert group_of("model.visual.pos_embed.weight", parts) == "vision"
+
+
+def test_adapters_lie_in_the_llm_and_merge(folder, clips, tmp_path):
+    lora = LoraSettings(rank=2, alpha=4, targets=("q_proj", "down_proj"))
+    model, processor, dataset = start(folder, clips)
+    train(model, processor, dataset, config(max_steps=1, lora=lora, vit=False), tmp_path)
+    adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+    assert adapted
+    assert all(name.startswith("model.language_model.layers.") for name in adapted)
+    merged, _ = load_model(ModelSpec(str(tmp_path / "model")), STTSConfig())
+    batch = batch_of(processor, clip_of())
+    with torch.no_grad():
+        found, wanted = merged(**batch).logits, model.eval()(**batch).logits
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_every_block_and_every_layer_is_compiled(folder, monkeypatch):
+    model, _ = start(folder)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: compiled.append(forward.__self__) or forward)
+    compile_layers(model)
+    assert compiled == [*model.model.visual.blocks, *model.model.language_model.layers]
+    assert len(compiled) == 9
+
+
+def test_units_to_shard_hold_all_that_is_large_once(folder):
+    model, _ = start(folder)
+    parts = [part for unit in units(model) for part in (unit if isinstance(unit, list) else [unit])]
+    held = [id(p) for part in parts for p in part.parameters()]
+    assert len(held) == len(set(held))
+    outside = {name for name, p in model.named_parameters() if id(p) not in set(held)}
+    assert {name.rpartition(".")[0] for name in outside} == {
+        "lm_head",
+        "model.language_model.embed_tokens",
+        "model.language_model.norm",
+        "model.visual.patch_embed.proj",
+        "model.visual.pos_embed",
+    }
+
+
+def test_what_cannot_be_is_refused(folder, clips, tmp_path):
+    model, processor, dataset = start(folder, clips)
+    with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
+        train(model, processor, dataset, config(max_tokens=100), tmp_path)
+    with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
+        shard(model, torch.device("cpu"), 1, False)
+
+
+# --- what is drawn, counted and checked
+
+
+def test_pictures_have_a_row_of_windows_for_every_frame(folder, clips, tmp_path):
+    model, processor = start(folder)
+    video = clips / read_jsonl(clips / "test.jsonl")[0]["video"]
+    seen = look_at(model, processor, video, FRAMES)
+    assert seen.keep.shape == seen.scores.shape == (len(seen.timestamps), 3, 3)
+    assert np.array_equal(seen.keep[0], seen.keep[1])
+    shown = [clip_of(72, 72), clip_of(48, 96, seed=1)]
+    batch = batch_of(processor, *shown) | {"ids": ["a", "b"]}
+    frames, grid = processor.video_form.first_video(batch)
+    assert np.array_equal(frames, shown[0].frames[::2])
+    assert grid == (3, 3, 3)
+    with torch.no_grad():
+        keep = model(**{k: v for k, v in batch.items() if k != "ids"}).keep_windows
+    path = draw_batch(batch, keep, "scorer", tmp_path / "a.png", processor.video_form)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_cost_counts_fewer_multiply_adds_where_more_is_dropped(folder, clips):
+    model, processor = start(folder)
+    questions, settings = questions_of(clips), EvalConfig("synthetic", FRAMES, progress=False)
+    costs = []
+    for ratio in (0.0, 0.5):
+        model.stts = model.stts.replace(prune_ratio=ratio)
+        costs.append(measure_cost(model, processor, questions, settings, videos=1, repeats=1))
+    assert (costs[0].visual_tokens, costs[1].visual_tokens) == (27, 14)
+    assert costs[1].multiply_adds < costs[0].multiply_adds
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_checking_data_counts_what_training_sees(folder, clips, decode):
+    _, processor, dataset = start(folder, clips)
+    collate = Collator(processor.pad_token_id, 0.5, video_form=processor.video_form)
+    example = dataset[0]
+    measured = Probe(VideoQADataset(clips / "train.jsonl", None, processor, frames=FRAMES), 0.5, decode)[0]
+    assert measured.size == collate.size(example)
+    assert measured.tokens == len(example["input_ids"])
+
+
+def test_native_sizes_are_read_from_the_video(folder, clips):
+    processor = load_processor(ModelSpec(str(folder)), STTSConfig())
+    video = clips / read_jsonl(clips / "test.jsonl")[0]["video"]
+    assert processor.window_grid(read_video(video, FRAMES, size=processor.image_size)) == (3, 3, 3)
