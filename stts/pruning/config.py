@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 POLICIES = {
@@ -37,8 +37,9 @@ class STTSConfig:
     """Share of each video's windows to drop, in [0, 1). 0 runs the host model untouched; policy "none" makes it 0."""
     insert_after: int = 3
     """Zero-based ViT block whose output is scored. The block after it gets the key bias; pruning follows."""
-    pool_width: int | None = None
-    """Side of a window in patches: what one LLM token reads. None: the host's own; another one is refused."""
+    pool_width: int | None = field(default=None, compare=False)
+    """Side of a window in patches: what one LLM token reads. None: the host's own; another one is refused. A model
+    fills it in, so settings are equal whether or not one has."""
     policy: str = "scorer"
     """Who decides which windows go: "scorer" (learned), or one that is compared with it: "none", "random",
     "temporal" (change since the frame before), "reference" (change since a reference frame), "tome" (merging),

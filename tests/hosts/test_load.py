@@ -66,7 +66,7 @@ def test_a_saved_model_loads_back_with_its_scorer_and_what_it_was_trained_with(r
         torch.equal(a, b)
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
-    assert again.stts == stts.replace(prune_ratio=0.3, pool_width=3)
+    assert again.stts == stts.replace(prune_ratio=0.3)
     with pytest.raises(ValueError, match=r"insert_after is 1, but the model .* trained with 2"):
         load_model(ModelSpec("not/used"), STTSConfig(insert_after=1), tmp_path / "saved")
 
