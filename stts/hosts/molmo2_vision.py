@@ -22,12 +22,14 @@ from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.policies import View, choose
+from ..pruning.run import Blocks, Clips, Run
 from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
 from ..pruning.visual_tokens import VisualTokens
-from ..pruning.vit import PrunedFeatures, build_scorer, run_dense, run_pruned
-from ..pruning.windows import Grid, window_grid, window_index
+from ..pruning.vit import PrunedFeatures, build_scorer
+from ..pruning.windows import Grid, check_frames, window_grid, window_index
 from .images import check_image_tokens, in_placeholder_order, video_placeholders
 from .sizes import POOL_WIDTH
+from .vision import Molmo2Vision
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class STTSVisionModel(Molmo2VisionModel):
         sizes = (config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
         self.scorer = build_scorer(*sizes, stts.for_windows(POOL_WIDTH))
         self.scorer_bias = stts.scorer_bias
+        self.layers = Blocks(self.layers)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -84,13 +87,27 @@ class STTSVisionModel(Molmo2VisionModel):
         window_scores: Tensor | None = None,
     ) -> PrunedFeatures:
         """(F, N, patch pixels), uint8 or normalised -> what blocks `layers` say of the surviving patches."""
-        sizes = (frames_per_video, self.grid, layers)
-        x, stts = self.embed_patches(pixels), stts.for_windows(POOL_WIDTH)
-        return run_pruned(self.layers, x, self.scorer, stts, *sizes, window_scores=window_scores)
+        check_frames(len(pixels), frames_per_video)
+        clips = Clips(tuple(frames_per_video), (self.grid,) * len(frames_per_video), POOL_WIDTH)
+        stts = stts.for_windows(POOL_WIDTH)
+        run, x = (
+            Run(Molmo2Vision(self), clips, stts, self.scorer, window_scores, layers),
+            self.embed_patches(pixels),
+        )
+        with run.active():
+            for block in self.layers:
+                x = block(x, None)
+        (found,) = run.groups
+        return PrunedFeatures(run.collected, run.kept_packing, found.keep, found.scores, found.scored)
 
     def encode_dense(self, pixels: Tensor, layers: list[int]) -> dict[int, Tensor]:
         """The same where nothing is dropped in the ViT: what each of those blocks says, (F, N, D)."""
-        return run_dense(self.layers, self.embed_patches(pixels), layers)[1]
+        x, collected = self.embed_patches(pixels), {}
+        for i, block in enumerate(self.layers):
+            x = block(x, None)
+            if i in layers:  # held on to, a feature of every patch is costly
+                collected[i] = x
+        return collected
 
     def embed_patches(self, pixels: Tensor) -> Tensor:
         """(F, N, patch pixels), uint8 or normalised -> (F, N, D)."""

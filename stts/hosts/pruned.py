@@ -77,7 +77,7 @@ class PrunedModel:
         options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
         if options["use_reentrant"]:
             raise ValueError("gradient checkpointing of a pruning model needs use_reentrant=False")
-        if Route.of(self.host.blocks[0].forward).kind == "aside":
+        if Route.of(self.host.blocks[0]).kind == "aside":
             options = {"context_fn": carried} | options
         super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 KEYWORD = "stts"
 
@@ -41,11 +42,11 @@ class Route:
     """Of the mask among the arguments behind the hidden states."""
 
     @classmethod
-    def of(cls, forward: Callable) -> Route:
-        """The route into a block, read off the signature of its forward."""
-        parameters = inspect.signature(forward).parameters
+    def of(cls, block: nn.Module) -> Route:
+        """The route into a block, read off the signature of its class's forward."""
+        parameters = inspect.signature(type(block).forward).parameters
         if "attention_mask" in parameters:
-            return cls("mask", list(parameters).index("attention_mask") - 1)
+            return cls("mask", list(parameters).index("attention_mask") - 2)  # self, and the hidden states
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return cls("keyword")
         return cls("aside")

@@ -8,9 +8,10 @@ survivors, each attending within what the host lets it. Policy "uniform" runs on
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,7 @@ from .attention import KeyBias, Ragged
 from .config import STTSConfig
 from .handover import Route
 from .merging import match_windows, merge, merged_sizes
-from .packing import Packing, plan_packing, put_back_lone_frames
+from .packing import Packing, pack, plan_packing, put_back_lone_frames
 from .policies import View, choose, kept_evenly
 from .scorer import STTSScorer
 from .selection import num_dropped
@@ -175,8 +176,10 @@ class Run:
         config: STTSConfig,
         scorer: STTSScorer,
         window_scores: Tensor | Sequence[Tensor] | None = None,
+        collect: Collection[int] = (),
     ) -> None:
-        """config.pool_width is the clips' unit. window_scores: for policy "given", (F, W), or (T, W) of each video.
+        """config.pool_width is the clips' unit. window_scores: for policy "given", (F, W), or (T, W) of each video;
+        collect: the zero-based blocks whose outputs are wanted of kept tokens, in `collected`.
 
         Raises ValueError for a policy that drops nothing in a vision model, and settings a host's memory cannot take.
         """
@@ -190,10 +193,12 @@ class Run:
         self.window_scores = window_scores
         blocks = list(nn.ModuleList.__iter__(host.blocks))
         self.number = {id(block): i for i, block in enumerate(blocks)}
-        self.route = Route.of(blocks[0].forward)
+        self.route = Route.of(blocks[0])
         self.biased = config.insert_after + 1
         whole = config.stage == "frames"
         self.decides, self.first = (0, 0) if whole else (self.biased, self.biased + 1)
+        self.collected: dict[int, Tensor] = dict.fromkeys(collect)
+        """(K, D) of each block that was asked for; of every token until the prune, so none is held for nothing."""
         self._ragged: dict[tuple[int, bool], tuple[Any, Ragged]] = {}
 
     @contextmanager
@@ -219,6 +224,10 @@ class Run:
             x = self._survivors(x)
         kwargs, how = self._attention(i, kwargs)
         x = block(x, *args, **kwargs) if how is None else self.route.call(block, x, args, kwargs, how)
+        if i in self.collected:
+            self.collected[i] = x
+        if i >= self.decides:
+            self._collect(i)
         return self.dense(x) if self.host.tail == "blocks" and i == len(self.number) - 1 else x
 
     def _begin(self, x: Tensor) -> None:
@@ -446,7 +455,18 @@ class Run:
 
     # ------------------------------------------------------------------ what was kept
 
-    @property
+    def _collect(self, i: int) -> None:
+        """Leave the dropped tokens out of what was collected up to block i."""
+        if self.config.stage == "frames":  # at the end, so that gradients add up in one order
+            if i == len(self.number) - 1:
+                self.collected = {j: self.kept(x, self.kept_packing) for j, x in self.collected.items()}
+        elif i == self.biased:
+            for j in [j for j in self.collected if j <= i]:
+                self.collected[j] = pack(self._merged(self.collected[j]), self.kept_packing)
+        elif i in self.collected:
+            self.collected[i] = self.kept(self.collected[i], self.kept_packing)
+
+    @cached_property
     def kept_packing(self) -> Packing:
         """Where the tokens of kept windows stood, frame by frame: of videos whose frames are of one size."""
         (group,) = self.groups

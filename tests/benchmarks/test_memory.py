@@ -15,7 +15,6 @@ from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.attention import install
-from stts.pruning.vit import run_pruned
 from tests.helpers.molmo2 import tiny_config
 from tests.helpers.paths import ROOT
 
@@ -63,8 +62,8 @@ def tower(blocks: int) -> torch.nn.Module:
     return found
 
 
-def saved_by(vit: torch.nn.Module, blocks: int, ratio: float) -> int:
-    sizes, held = {}, []
+def saved_by(blocks: int, ratio: float) -> int:
+    vit, sizes, held = tower(blocks), {}, []
 
     def see(x: Tensor) -> Tensor:
         held.append(x)
@@ -73,14 +72,13 @@ def saved_by(vit: torch.nn.Module, blocks: int, ratio: float) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(see, lambda x: x):
         stts = STTSConfig(prune_ratio=ratio)
-        run_pruned(vit.layers[:blocks], torch.randn(8, 81, 32), vit.scorer, stts, [8], (9, 9), [5])
+        vit.encode(torch.randn(8, 81, 48), stts, (8,), [5])
     known = {p.untyped_storage().data_ptr() for p in vit.parameters()}
     return sum(size for place, size in sizes.items() if place not in known)
 
 
 def test_activations_after_the_biased_block_shrink_with_the_ratio() -> None:
-    vit = tower(9)
-    later = {ratio: saved_by(vit, 9, ratio) - saved_by(vit, 6, ratio) for ratio in (0.5, 0.75)}
+    later = {ratio: saved_by(9, ratio) - saved_by(6, ratio) for ratio in (0.5, 0.75)}
     assert later[0.75] == pytest.approx(later[0.5] / 2, rel=0.02)
 
 
@@ -99,7 +97,7 @@ def test_features_are_kept_only_of_the_blocks_that_are_asked_for() -> None:
 
     for i, block in enumerate(vit.layers):
         block.register_forward_hook(watch(i))
-    out = run_pruned(vit.layers, torch.randn(4, 81, 32), vit.scorer, STTSConfig(), [4], (9, 9), [2, 7])
+    out = vit.encode(torch.randn(4, 81, 48), STTSConfig(), (4,), [2, 7])
     assert sorted(out.hidden_states) == [2, 7]
     for last, seen in enumerate(alive):  # asked for, scored, the last one and the one it was made of
         assert seen <= {2, 3, 7, last - 1, last}

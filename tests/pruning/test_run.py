@@ -148,15 +148,18 @@ def test_windows_may_share_patches_and_leave_some_unread():
 
 
 def test_routes_are_read_off_the_signature():
-    def masked(hidden_states, attention_mask, **kwargs): ...
+    class Masked(nn.Module):
+        def forward(self, hidden_states, position, attention_mask, **kwargs): ...
 
-    def keyword(hidden_states, cu_seqlens, **kwargs): ...
+    class Keyword(nn.Module):
+        def forward(self, hidden_states, cu_seqlens, **kwargs): ...
 
-    def bare(hidden_states): ...
+    class Bare(nn.Module):
+        def forward(self, hidden_states): ...
 
-    assert Route.of(masked) == Route("mask", 0)
-    assert Route.of(keyword).kind == "keyword"
-    assert Route.of(bare).kind == "aside"
+    assert Route.of(Masked()) == Route("mask", 1)
+    assert Route.of(Keyword()).kind == "keyword"
+    assert Route.of(Bare()).kind == "aside"
 
     def told(x, attention_mask=None, stts=None):
         return x, attention_mask, stts
