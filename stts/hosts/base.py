@@ -7,10 +7,12 @@ sequence, generation, saving) is shared. docs/hosts.md has an example.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
@@ -50,8 +52,15 @@ class Host:
     mrope: ClassVar[bool] = False
     """Whether positions of LLM tokens have three planes: time, height, width."""
 
+    written: ClassVar[type[nn.Module] | None] = None
+    """The pruning class of this host, where one is written by hand."""
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+
+    @classmethod
+    def check_config(cls, config: PreTrainedConfig, where: str | PathLike) -> None:
+        """Raises ValueError for a configuration that contradicts itself. where: the folder or hub id it is of."""
 
     # What a subclass has to answer
 
@@ -147,6 +156,11 @@ class Host:
     def blocks(self) -> nn.ModuleList:
         """The vision model's blocks."""
         return self.vision.get_submodule(self.blocks_at)
+
+    def set_blocks(self, blocks: nn.ModuleList) -> None:
+        """Put another list in their place."""
+        owner, _, name = self.blocks_at.rpartition(".")
+        setattr(self.vision.get_submodule(owner), name, blocks)
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -6,7 +6,6 @@ import importlib
 import inspect
 from copy import deepcopy
 from functools import cache, wraps
-from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -15,15 +14,12 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
-from ..pruning.attention import PREFIX
 from ..pruning.config import STTSConfig
-from ..pruning.run import to_dense
 from ..pruning.scorer import STTSScorer
 from .base import Host
 from .model import PrunedVLM
-from .pruned import PrunedModel, prepare
+from .pruned import PrunedModel, become
 from .vision import PrunedVision, VisionHost
 
 HOSTS = {
@@ -32,6 +28,7 @@ HOSTS = {
     "CLIPVisionModel": "vision.Clip",
     "Dinov2Model": "vision.Dinov2",
     "Dinov2WithRegistersModel": "vision.Dinov2WithRegisters",
+    "Molmo2ForConditionalGeneration": "molmo2.Molmo2",
     "Qwen3VLForConditionalGeneration": "qwen3_vl.Qwen3VL",
 }
 """transformers' classes and the description of each, by module and name."""
@@ -58,7 +55,7 @@ def pruning(cls: type[PreTrainedModel], host: type[Host] | None = None) -> type[
     host = host or host_of(cls)
     if host is None:
         raise ValueError(unsupported(cls))
-    return _pruning(cls, host)
+    return host.written or _pruning(cls, host)
 
 
 @cache
@@ -111,11 +108,11 @@ def insert_stts(
         raise ValueError(f"this {type(model).__name__} already has a scorer")
     own_config(model)
     made, before = pruning(type(model), host), type(model)
-    _become(model, made)
+    become(model, made)
     try:
-        prepare(model, config)
+        model._adopt(config)
     except ValueError:
-        _become(model, before)
+        become(model, before)
         raise
     return model
 
@@ -127,27 +124,10 @@ def remove_stts(model: PreTrainedModel) -> STTSScorer:
     """
     if not isinstance(model, PrunedModel):
         raise ValueError(f"a {type(model).__name__} has nothing to remove: it does not prune")
-    host = model.host
-    vision, scorer = host.vision, host.scorer
-    del vision.scorer
-    owner, _, name = host.blocks_at.rpartition(".")
-    setattr(vision.get_submodule(owner), name, nn.ModuleList(host.blocks))
-    for number, hook in list(vision._forward_hooks.items()):
-        if hook is to_dense:
-            del vision._forward_hooks[number]
-    implementation = vision.config._attn_implementation or ""
-    vision.config._attn_implementation = implementation.removeprefix(PREFIX) or None
+    scorer = model._release()
     del model.config.stts
-    _become(model, type(model).base)
+    become(model, type(model).base)
     return scorer
-
-
-def _become(model: nn.Module, cls: type) -> None:
-    """Make a model an instance of another class, also for those who remember its class or its forward."""
-    model.__class__ = cls
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
-    if "_old_forward" in vars(model):  # accelerate's, of a model spread over devices
-        model._old_forward = MethodType(cls.forward, model)
 
 
 def own_config(model: nn.Module) -> None:

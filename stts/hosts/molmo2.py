@@ -6,17 +6,15 @@ and with nothing to prune transformers' own forward runs untouched.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import Cache, Molmo2Config, Molmo2ForConditionalGeneration
+from transformers import Cache, Molmo2Config, Molmo2ForConditionalGeneration, Molmo2Model
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -25,19 +23,23 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2CausalLMOutputWithPast,
     Molmo2PreTrainedModel,
+    Molmo2VisionModel,
 )
 
 from ..data.processors.molmo2 import check_frame_size
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
+from ..pruning.run import Blocks, Clips
+from ..pruning.scorer import STTSScorer
 from ..pruning.visual_tokens import VisualTokens
-from .folder_checks import check_finite, check_loaded, check_size
+from ..pruning.vit import build_scorer
+from .base import Host
 from .generation import PrunedGeneration, as_encoded
-from .images import IMAGE_KEYS, VIDEO_KEYS
+from .images import IMAGE_KEYS, VIDEO_KEYS, video_placeholders
 from .llm_attention import BLOCK_SPARSE, llm_block_mask
-from .molmo2_vision import PrunedInputs, STTSMolmo2Model
-from .parts import host_of
+from .molmo2_vision import PrunedInputs, STTSMolmo2Model, STTSVisionModel
+from .pruned import PrunedModel, become, started
 from .sizes import POOL_WIDTH
 
 
@@ -59,12 +61,47 @@ class STTSOutput(Molmo2CausalLMOutputWithPast):
     aux_loss: Tensor | None = None
 
 
-class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalGeneration):
+class Molmo2(Host):
+    """Molmo2ForConditionalGeneration: frames of one size, whose windows of 3 x 3 patches an attention pools."""
+
+    blocks_at = "layers"
+    adapter_at = (  # called one by one, not through the adapter
+        "model.multi_modal_projector.image_pooling_2d",
+        "model.multi_modal_projector.image_projector",
+    )
+    keys = VIDEO_KEYS
+
+    @classmethod
+    def check_config(cls, config: Molmo2Config, where: str | PathLike) -> None:
+        check_frame_size(config.vision_config, where)
+
+    @property
+    def unit(self) -> int:
+        return POOL_WIDTH
+
+    @property
+    def token_id(self) -> int:
+        return self.model.config.image_token_id
+
+    def clips(self, inputs: dict[str, Any]) -> Clips:
+        config = self.vision.config
+        grid = tuple(side // config.patch_size for side in config.image_size)
+        frames = inputs["video_grids"][:, 0].tolist()
+        return Clips(tuple(frames), (grid,) * len(frames), self.unit)
+
+    def placeholders(self, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        return video_placeholders(input_ids, self.model.config, inputs.get("image_grids") is not None)
+
+
+class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2ForConditionalGeneration):
     """transformers' Molmo2ForConditionalGeneration, pruning the video tokens of every batch.
 
     config: transformers' Molmo2Config; config.stts holds the STTSConfig as a dict (defaults when absent). Saved
     folders load in plain transformers too, which ignores the scorer.
     """
+
+    host_type = Molmo2
+    base = Molmo2ForConditionalGeneration
 
     def __init__(self, config: Molmo2Config) -> None:
         saved = getattr(config, "stts", None)
@@ -78,36 +115,27 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         self.vocab_size = config.text_config.vocab_size
         self.post_init()
 
-    @classmethod
-    def from_pretrained(
-        cls, path: str | PathLike, *args, stts: STTSConfig | None = None, **kwargs
-    ) -> STTSMolmo2ForConditionalGeneration:
-        """Load plain Molmo2 weights (the scorer starts fresh) or a folder saved by this class (as saved).
+    initialize_weights = (
+        Molmo2ForConditionalGeneration.initialize_weights
+    )  # the tower knows how its scorer starts
 
-        path: folder or hub id; stts: settings to use instead of the saved or default ones; the rest as in
-        transformers. Raises ValueError, naming the tensor, for one that is missing, of another shape or not finite,
-        for unknown ones of a scorer, and where a folder that was trained with a scorer has none.
-        """
-        from_hub = {
-            k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only") if k in kwargs
-        }
-        saved = Molmo2Config.from_pretrained(path, **from_hub)
-        trained = (getattr(saved, "stts", None) or {}).get("policy") == "scorer"
-        config = kwargs.pop("config", None) or saved
-        if stts is not None:
-            config.stts = stts.to_dict()
-        check_frame_size(config.vision_config, path)
-        if Path(path).is_dir():
-            with torch.device("meta"):  # no memory, and no random numbers drawn
-                check_size(Path(path), host_of(cls(copy.deepcopy(config))))
-        told = kwargs.pop("output_loading_info", False)
-        resized = kwargs.pop("ignore_mismatched_sizes", False)
-        options = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, loaded = super().from_pretrained(path, *args, **kwargs | options)
-        checked = loaded | {"mismatched_keys": []} if resized else loaded
-        check_loaded(path, checked, host_of(model), trained)
-        check_finite(path, model.named_parameters())
-        return (model, loaded) if told else model
+    def _adopt(self, stts: STTSConfig) -> None:
+        stts, tower = self.host.settle(stts), self.model.vision_tower
+        scorer = build_scorer(*self.host.dims, len(tower.layers), stts)
+        become(tower, STTSVisionModel)
+        become(self.model, STTSMolmo2Model)
+        tower.scorer, tower.scorer_bias = started(scorer, stts.scorer_bias, like=tower), stts.scorer_bias
+        tower.layers = Blocks(tower.layers)
+        self.model.lockstep, self.stts = False, stts
+
+    def _release(self) -> STTSScorer:
+        scorer, tower = super()._release(), self.model.vision_tower
+        become(tower, Molmo2VisionModel)
+        become(self.model, Molmo2Model)
+        for module, names in ((tower, ("scorer_bias",)), (self.model, ("stts", "lockstep"))):
+            for name in names:
+                delattr(module, name)
+        return scorer
 
     @property
     def stts(self) -> STTSConfig:
@@ -119,15 +147,6 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
         stts = stts.for_windows(POOL_WIDTH)
         self.model.stts = stts
         self.config.stts = stts.to_dict()
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict | None = None, **kwargs
-    ) -> None:
-        """As in transformers. Raises ValueError on use_reentrant=True, which loses the gradient of the key bias."""
-        options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
-        if options["use_reentrant"]:
-            raise ValueError("gradient checkpointing of a pruning model needs use_reentrant=False")
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)
 
     def encode_videos(
         self,
@@ -316,6 +335,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, Molmo2ForConditionalG
             )
 
 
+Molmo2.written = STTSMolmo2ForConditionalGeneration
 # transformers converts the released key layout only for classes it knows by name
 register_checkpoint_conversion_mapping(
     STTSMolmo2ForConditionalGeneration.__name__, get_checkpoint_conversion_mapping("molmo2"), overwrite=True

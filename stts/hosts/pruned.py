@@ -6,19 +6,26 @@ import json
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
+from ..pruning.attention import uninstall
 from ..pruning.config import STTSConfig
 from ..pruning.handover import Route, carried
 from ..pruning.run import Blocks, to_dense
 from ..pruning.scorer import STTSScorer
 from ..pruning.vit import build_scorer
 from .base import Host
+from .folder_checks import check_finite, check_loaded, check_size
+
+WHERE = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
+"""Options of from_pretrained that say where a file is found."""
 
 
 class PrunedModel:
@@ -34,7 +41,33 @@ class PrunedModel:
             deepcopy(config), *args, **kwargs
         )  # what pruning writes into it is this model's alone
         saved = getattr(config, "stts", None)
-        prepare(self, STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig())
+        self._adopt(STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig())
+
+    def _adopt(self, stts: STTSConfig) -> None:
+        """Take on what pruning adds: Blocks in place of the ModuleList, a scorer, the settings.
+
+        Raises ValueError for settings the host cannot take.
+        """
+        host = self.host
+        stts, vision = host.settle(stts), host.vision
+        scorer = build_scorer(*host.dims, len(host.blocks), stts)
+        host.set_blocks(Blocks(host.blocks))
+        if host.tail == "vision":
+            vision.register_forward_hook(to_dense)
+        vision.scorer = started(scorer, stts.scorer_bias, like=vision)
+        self.config.stts = stts.to_dict()
+
+    def _release(self) -> STTSScorer:
+        """Undo _adopt, but for the settings; the scorer."""
+        host = self.host
+        vision, scorer = host.vision, host.scorer
+        del vision.scorer
+        host.set_blocks(nn.ModuleList(host.blocks))
+        for number, hook in list(vision._forward_hooks.items()):
+            if hook is to_dense:
+                del vision._forward_hooks[number]
+        uninstall(vision.config)
+        return scorer
 
     @classmethod
     def from_pretrained(
@@ -43,15 +76,27 @@ class PrunedModel:
         """Load plain weights (the scorer starts fresh) or a folder saved by this class (as saved).
 
         path: folder or hub id; stts: settings to use instead of the saved or default ones; the rest as in
-        transformers.
+        transformers. Raises ValueError, naming the tensor, for one that is missing, of another shape or not finite,
+        for unknown ones of a scorer, and where a folder that was trained with a scorer has none.
         """
+        where = {name: kwargs[name] for name in WHERE if name in kwargs}
+        saved = cls.config_class.from_pretrained(path, **where)
+        trained = (getattr(saved, "stts", None) or {}).get("policy") == "scorer"
+        config = kwargs.pop("config", None) or saved
         if stts is not None:
-            names = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
-            where = {name: kwargs[name] for name in names if name in kwargs}
-            config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path, **where)
             config.stts = stts.to_dict()
-            kwargs["config"] = config
-        return super().from_pretrained(path, *args, **kwargs)
+        cls.host_type.check_config(config, path)
+        folder = Path(path, kwargs.get("subfolder", ""))
+        if folder.is_dir():
+            with torch.device("meta"):  # no memory, and no random numbers drawn
+                check_size(folder, cls(deepcopy(config)).host)
+        told, resized = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
+        options = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, loaded = super().from_pretrained(path, *args, **kwargs | options)
+        checked = loaded | {"mismatched_keys": []} if resized else loaded
+        check_loaded(path, checked, model.host, trained)
+        check_finite(path, model.named_parameters())
+        return (model, loaded) if told else model
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
         """As transformers does; config.json names the plain class, which loads the folder without the scorer."""
@@ -96,25 +141,21 @@ class PrunedModel:
         self.config.stts = self.host.settle(stts).to_dict()
 
 
-def prepare(model: nn.Module, stts: STTSConfig) -> None:
-    """Give a model what pruning adds to it: Blocks in place of its ModuleList, a scorer, the settings.
+def become(model: nn.Module, cls: type) -> None:
+    """Make a model an instance of another class, also for those who remember its class or its forward."""
+    model.__class__ = cls
+    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+    if "_old_forward" in vars(model):  # accelerate's, of a model spread over devices
+        model._old_forward = MethodType(cls.forward, model)
 
-    Raises ValueError for settings the host cannot take.
-    """
-    host = model.host
-    stts = host.settle(stts)
-    vision, blocks = host.vision, host.blocks
-    scorer = build_scorer(*host.dims, len(blocks), stts)
-    owner, _, name = host.blocks_at.rpartition(".")
-    setattr(vision.get_submodule(owner), name, Blocks(blocks))
-    if host.tail == "vision":
-        vision.register_forward_hook(to_dense)
-    some = next(vision.parameters())
+
+def started(scorer: STTSScorer, bias: float, like: nn.Module) -> STTSScorer:
+    """The scorer with fresh weights, of the dtype and in the place and mode of a module."""
+    some = next(like.parameters())
     if some.device.type != "meta":
         with torch.no_grad():
-            start_scorer(scorer, stts.scorer_bias)
-    vision.scorer = scorer.to(some.device, some.dtype).train(vision.training)
-    model.config.stts = stts.to_dict()
+            start_scorer(scorer, bias)
+    return scorer.to(some.device, some.dtype).train(like.training)
 
 
 def start_scorer(scorer: STTSScorer, bias: float) -> None:

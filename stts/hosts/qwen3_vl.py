@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.vision_utils import (
@@ -14,6 +16,7 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
+from ..files.model_folder import BadFolder
 from ..pruning.windows import Grid
 from .base import Clips, Host
 
@@ -28,6 +31,21 @@ class Qwen3VL(Host):
     keys = ("pixel_values_videos", "video_grid_thw")
     tail = "none"
     mrope = True
+
+    @classmethod
+    def check_config(cls, config: PreTrainedConfig, where: str | PathLike) -> None:
+        vision = config.vision_config
+        layers, wide = vision.deepstack_visual_indexes, config.text_config.hidden_size
+        if not all(0 <= layer < vision.depth for layer in layers):
+            raise BadFolder(
+                f"{where}: deepstack_visual_indexes is {layers} in config.json, must be layers of the {vision.depth} "
+                "that the vision model has (depth)"
+            )
+        if vision.out_hidden_size != wide:
+            raise BadFolder(
+                f"{where}: out_hidden_size is {vision.out_hidden_size} in config.json, must be the LLM's hidden_size "
+                f"{wide}"
+            )
 
     @property
     def unit(self) -> int:

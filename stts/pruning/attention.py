@@ -63,6 +63,13 @@ def install(config) -> None:
     config._attn_implementation = name
 
 
+def uninstall(config) -> None:
+    """Undo install."""
+    implementation = config._attn_implementation or ""
+    if implementation.startswith(PREFIX):
+        config._attn_implementation = implementation.removeprefix(PREFIX)
+
+
 def attention_forward(
     module: nn.Module,
     query: Tensor,

@@ -88,10 +88,10 @@ class STTSConfig:
     def __post_init__(self) -> None:
         if isinstance(self.scorer_hidden_dims, list):  # JSON brings a list
             object.__setattr__(self, "scorer_hidden_dims", tuple(self.scorer_hidden_dims))
-        for field in dataclasses.fields(self):
-            fits, what = _KINDS[field.type]
-            value = getattr(self, field.name)
-            _check(fits(value), field.name, value, f"must be {what}")
+        for one in dataclasses.fields(self):
+            fits, what = _KINDS[one.type]
+            value = getattr(self, one.name)
+            _check(fits(value), one.name, value, f"must be {what}")
         _check(0 <= self.prune_ratio < 1, "prune_ratio", self.prune_ratio, "must be in [0, 1)")
         _check(self.insert_after >= 0, "insert_after", self.insert_after, "must be 0 or more")
         _check(

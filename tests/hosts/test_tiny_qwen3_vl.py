@@ -124,7 +124,7 @@ def test_an_unknown_family_is_named_with_those_there_are(folder, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"qwen3_vl"', '"blip"'))
-    with pytest.raises(ValueError, match="holds a 'blip' model, must be one of 'molmo2', 'qwen3_vl'"):
+    with pytest.raises(ValueError, match="holds a 'blip' model, must be 'molmo2' or 'qwen3_vl'"):
         load_model(ModelSpec(str(tmp_path)), STTSConfig())
 
 
@@ -305,6 +305,7 @@ def test_checking_data_counts_what_training_sees(folder, clips, decode):
     collate = Collator(processor.pad_token_id, 0.5, video_form=processor.video_form)
     example = dataset[0]
     measured = Probe(VideoQADataset(clips / "train.jsonl", None, processor, frames=FRAMES), 0.5, decode)[0]
+    assert not isinstance(measured, str), measured
     assert measured.size == collate.size(example)
     assert measured.tokens == len(example["input_ids"])
 

@@ -15,6 +15,7 @@ from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
+from stts.hosts.parts import group_of
 from stts.train.loop import Interrupted, LearningRates, train
 from stts.train.run_folder import newest_checkpoint
 from stts.train.trainer import Trainer
@@ -254,9 +255,9 @@ def test_bf16_trains(setup, straight, tmp_path):
 
 
 def changed_parts(before: dict, model) -> set[str]:
-    from stts.train.optim import group_of
-
-    return {group_of(n) for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    return {
+        group_of(n, model.host.parts) for n, p in model.named_parameters() if not torch.equal(before[n], p)
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Clip:
     """Frames of one video, in order, and when each is shown."""
 
     frames: np.ndarray
-    """(T, H, W, 3) uint8 RGB, upright."""
+    """(T, H, W, 3) uint8 RGB, upright; (T, H, W, 0) where only their size is known (probe_video)."""
     timestamps: np.ndarray
     """(T,) float64 seconds from the first frame the video shows, increasing. Frames cut out by start and end
     keep the video's own clock; subtract `start` for times that begin at the cut."""
@@ -48,7 +48,7 @@ class Clip:
         if not isinstance(self.frames, np.ndarray) or self.frames.dtype != np.uint8:
             kind = getattr(self.frames, "dtype", type(self.frames).__name__)
             raise ValueError(f"frames are {kind}, must be a uint8 array: levels from 0 to 255")
-        if self.frames.ndim != 4 or self.frames.shape[3] != 3:
+        if self.frames.ndim != 4 or self.frames.shape[3] not in (0, 3):
             raise ValueError(f"frames have shape {self.frames.shape}, must be (T, H, W, 3), RGB")
         times = np.asarray(self.timestamps)
         if times.shape != self.frames.shape[:1]:
