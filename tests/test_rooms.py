@@ -63,7 +63,9 @@ def test_lower_rooms_never_import_higher_ones():
 
 
 def test_no_module_imports_in_a_circle():
-    faces = {name for path, name in FILES.items() if "__getattr__" in path.read_text()}  # they load on first use
+    faces = {
+        name for path, name in FILES.items() if "__getattr__" in path.read_text()
+    }  # they load on first use
     graph = {FILES[path]: imported(path) - faces for path in FILES if FILES[path] not in faces}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
