@@ -642,7 +642,7 @@ def test_the_script_converts_both_ways_and_reports_errors_in_one_line(tiny_folde
     folder, back, plain = (str(tmp_path / name) for name in ("folder", "back", "plain"))
     command = ["import", str(run), folder, "--like", str(tiny_folder), "--prune-ratio", "0.25"]
     convert.main(convert.parse(command))
-    assert capsys.readouterr().out.splitlines()[-1] == f"written to {folder}"
+    assert f"written to {folder}" in capsys.readouterr().out.splitlines()
     again, processor = load_model(ModelSpec(folder), STTSConfig())  # with tokenizer and all
     assert [processor.image_size] * 2 == model.config.vision_config.image_size
     assert_same(again.state_dict(), model.state_dict())
@@ -654,7 +654,7 @@ def test_the_script_converts_both_ways_and_reports_errors_in_one_line(tiny_folde
     with pytest.raises(SystemExit) as stop:
         convert.main(convert.parse(["strip", plain, str(tmp_path / "twice")]))
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {plain} holds a Molmo2 without a scorer")
+    assert f"error: {plain} holds a Molmo2 without a scorer" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         convert.parse(["import", folder])
     assert stop.value.code == 2

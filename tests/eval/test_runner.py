@@ -524,7 +524,7 @@ class TestBadVideos:
         config = replace(CONFIG, bad_videos="wrong")
         results = evaluate(model, setting.processor, questions, config, out)
         alone = evaluate(model, setting.processor, good, config, tmp_path / "alone")
-        assert (results["bad_videos"], results["n"]) == (3, len(good) + 3)
+        assert (results["bad_videos"], results["bad_questions"], results["n"]) == (0, 3, len(good) + 3)
         assert results["accuracy"] * results["n"] == pytest.approx(alone["accuracy"] * alone["n"])
         errors = {line["id"]: line["error"] for line in read_lines(out) if line["error"]}
         assert "gbk.srt: cannot be read as subtitles" in errors["gbk"]
