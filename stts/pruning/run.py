@@ -421,7 +421,8 @@ class Run:
         survivors, flat = i >= self.first, "cu_seqlens" in kwargs
         bias = self.key_bias if i == self.decides and self.config.stage == "vit" else None
         if not flat and (not survivors or self.config.stage == "frames"):
-            return kwargs, None if bias is None else KeyBias(bias.view(self.shape))
+            # not a view of all tokens' bias: a compiler would take its sizes for unrelated ones
+            return kwargs, None if bias is None else KeyBias(bias.view(self.shape).clone())
         kwargs = dict(kwargs)
         cu_seqlens, max_seqlen = kwargs.get("cu_seqlens"), kwargs.get("max_seqlen")
         ragged = self._segments(cu_seqlens, max_seqlen, survivors)
