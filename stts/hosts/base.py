@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from ..pruning.config import STTSConfig
-from ..pruning.run import Clips
+from ..pruning.memory import Clips
 from ..pruning.scorer import STTSScorer
 from ..pruning.windows import Grid
 

@@ -205,11 +205,13 @@ def as_trained(stts: STTSConfig, folder: Path) -> STTSConfig:
         trained, default = STTSConfig.from_dict(saved), STTSConfig()
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: stts does not hold settings of ours: {error}") from error
-    for name in TRAINED_WITH:
-        asked, found = getattr(stts, name), getattr(trained, name)
+    left = ("pool_width",) if trained.pool_width is None else ()  # to the host, who refuses another one
+    brought = {name: getattr(trained, name) for name in TRAINED_WITH if name not in left}
+    for name, found in brought.items():
+        asked = getattr(stts, name)
         if asked not in (found, getattr(default, name)):
             raise ValueError(f"{name} is {asked!r}, but the model in {folder} was trained with {found!r}")
-    return stts.replace(**{name: getattr(trained, name) for name in TRAINED_WITH})
+    return stts.replace(**brought)
 
 
 def _first_line(error: Exception) -> str:

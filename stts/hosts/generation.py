@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import MutableMapping, Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,24 +12,9 @@ from ..pruning.layout import BatchLayout
 from ..pruning.sequence import plan_survivors
 from .images import IMAGE_KEYS, VIDEO_KEYS
 
-_OF_THREAD = threading.local()
-
-
-def _kept_by_model() -> MutableMapping[object, Tensor]:
-    """What each model's last generate in this thread kept; models that are gone leave it by themselves."""
-    if not hasattr(_OF_THREAD, "kept"):
-        _OF_THREAD.kept = WeakKeyDictionary()
-    return _OF_THREAD.kept
-
 
 class PrunedGeneration:
     """generate() of a model whose `model` is an STTSMolmo2Model; stands before transformers' class."""
-
-    @property
-    def last_keep_windows(self) -> Tensor | None:
-        """(F, W) bool, what this thread's last generate kept; None where nothing was pruned. Other threads that share
-        the model each have their own."""
-        return _kept_by_model().get(self)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs):
@@ -40,7 +23,7 @@ class PrunedGeneration:
         Takes what forward takes, padded on either side, and generate's own options. Returns input_ids as given,
         followed by the new tokens. last_keep_windows then holds what was kept, (F, W) bool or None.
         """
-        _kept_by_model().pop(self, None)
+        self.last_keep_windows = None
         input_ids = kwargs.pop("input_ids", inputs)
         layout = kwargs.pop("layout", None)
         if input_ids is None or kwargs.get("inputs_embeds") is not None:
@@ -88,7 +71,7 @@ class PrunedGeneration:
         pruned = self.model.prune(
             input_ids, pixels, pooling, layout, *text, images=images, left=True, **chosen
         )
-        _kept_by_model()[self] = pruned.vision.keep
+        self.last_keep_windows = pruned.vision.keep
         return {
             "input_ids": pruned.input_ids,
             "attention_mask": pruned.attention_mask,

@@ -6,8 +6,6 @@ LLM and generate run; what is written here is what happens between them.
 
 from __future__ import annotations
 
-import threading
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,21 +80,8 @@ class Pruned:
     """(B, 1) how far positions run ahead of the tokens, where they have three planes."""
 
 
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.kept = weakref.WeakKeyDictionary()
-
-
-_thread = _OfThread()
-
-
 class PrunedVLM(PrunedModel):
     """What stands before a transformers VLM class: forward, generate, losses."""
-
-    @property
-    def last_keep_windows(self) -> Tensor | list[Tensor] | None:
-        """What this thread's last call of generate kept, as in an output's keep_windows."""
-        return _thread.kept.get(self)
 
     # ------------------------------------------------------------------ forward and generate
 
@@ -155,7 +140,7 @@ class PrunedVLM(PrunedModel):
         Takes what forward takes, padded on either side, and generate's own options. Returns input_ids as given,
         followed by the new tokens. last_keep_windows then holds what was kept.
         """
-        _thread.kept.pop(self, None)
+        self.last_keep_windows = None
         input_ids, kwargs = kwargs.pop("input_ids", inputs), self._normalized(kwargs)
         layout, scores = kwargs.pop("layout", None), kwargs.pop("window_scores", None)
         visual = kwargs.pop("visual", None)
@@ -164,7 +149,7 @@ class PrunedVLM(PrunedModel):
         if pruned is None:
             kwargs.pop("frames_per_video", None)
             return super().generate(input_ids, **kwargs)
-        _thread.kept[self] = pruned.choice.keep_windows
+        self.last_keep_windows = pruned.choice.keep_windows
         others = self.host.others(kwargs)
         kwargs = self._of_survivors(kwargs, input_ids, pruned.survivors) | pruned.tokens
         kwargs["mm_encoder_outputs"] = others | {self.host.modality: pruned.encoded}

@@ -106,7 +106,8 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
     def __init__(self, config: Molmo2Config) -> None:
         saved = getattr(config, "stts", None)
         stts = STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig()
-        config.stts = stts.for_windows(POOL_WIDTH).to_dict()
+        stts.for_windows(POOL_WIDTH)  # or say now that another is asked for
+        config.stts = stts.to_dict()
         Molmo2PreTrainedModel.__init__(self, config)  # the parent's would build a second, plain Molmo2Model
         self.model = STTSMolmo2Model(config)
         self.lm_head = torch.nn.Linear(
@@ -120,8 +121,8 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
     )  # the tower knows how its scorer starts
 
     def _adopt(self, stts: STTSConfig) -> None:
-        stts, tower = self.host.settle(stts), self.model.vision_tower
-        scorer = build_scorer(*self.host.dims, len(tower.layers), stts)
+        tower = self.model.vision_tower
+        scorer = build_scorer(*self.host.dims, len(tower.layers), self.host.settle(stts))
         become(tower, STTSVisionModel)
         become(self.model, STTSMolmo2Model)
         tower.scorer, tower.scorer_bias = started(scorer, stts.scorer_bias, like=tower), stts.scorer_bias
@@ -144,8 +145,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
 
     @stts.setter
     def stts(self, stts: STTSConfig) -> None:
-        stts = stts.for_windows(POOL_WIDTH)
-        self.model.stts = stts
+        self.model.stts = stts.for_windows(POOL_WIDTH)
         self.config.stts = stts.to_dict()
 
     def encode_videos(

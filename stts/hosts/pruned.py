@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import weakref
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
@@ -10,7 +12,7 @@ from types import MethodType
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
@@ -26,6 +28,14 @@ from .folder_checks import check_finite, check_loaded, check_size
 
 WHERE = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 """Options of from_pretrained that say where a file is found."""
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.kept = weakref.WeakKeyDictionary()
+
+
+_thread = _OfThread()
 
 
 class PrunedModel:
@@ -49,8 +59,8 @@ class PrunedModel:
         Raises ValueError for settings the host cannot take.
         """
         host = self.host
-        stts, vision = host.settle(stts), host.vision
-        scorer = build_scorer(*host.dims, len(host.blocks), stts)
+        settled, vision = host.settle(stts), host.vision
+        scorer = build_scorer(*host.dims, len(host.blocks), settled)
         host.set_blocks(Blocks(host.blocks))
         if host.tail == "vision":
             vision.register_forward_hook(to_dense)
@@ -134,11 +144,21 @@ class PrunedModel:
     @property
     def stts(self) -> STTSConfig:
         """The active settings. Assign another at any time; the scorer itself keeps its size."""
-        return STTSConfig.from_dict(self.config.stts)
+        return self.host.settle(STTSConfig.from_dict(self.config.stts))
 
     @stts.setter
     def stts(self, stts: STTSConfig) -> None:
-        self.config.stts = self.host.settle(stts).to_dict()
+        self.host.settle(stts)
+        self.config.stts = stts.to_dict()
+
+    @property
+    def last_keep_windows(self) -> Tensor | list[Tensor] | None:
+        """What this thread's last call of generate kept, as in an output's keep_windows."""
+        return _thread.kept.get(self)
+
+    @last_keep_windows.setter
+    def last_keep_windows(self, kept: Tensor | list[Tensor] | None) -> None:
+        _thread.kept[self] = kept
 
 
 def become(model: nn.Module, cls: type) -> None:

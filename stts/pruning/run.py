@@ -10,9 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,49 +20,12 @@ from torch.nn import functional as F
 from .attention import KeyBias, Ragged
 from .config import STTSConfig
 from .handover import Route
+from .memory import Clips, Described, Group, grouped
 from .merging import match_windows, merge, merged_sizes
 from .packing import Packing, pack, plan_packing, put_back_lone_frames
 from .policies import View, choose, kept_evenly
 from .scorer import STTSScorer
-from .selection import num_dropped
 from .vit import key_bias
-from .windows import Grid, spread, window_grid, window_index
-
-
-@dataclass(frozen=True)
-class Clips:
-    """The videos of a batch, in the order of their placeholders, as plain integers."""
-
-    frames: tuple[int, ...]
-    """T of each video: frames as the ViT knows them (Qwen's are units of two)."""
-    grids: tuple[Grid, ...]
-    """Rows and columns of patches of each video's frames."""
-    unit: int
-    """Side of a window in patches: what one LLM token reads."""
-
-    @property
-    def windows(self) -> tuple[int, ...]:
-        """W of each video."""
-        sizes = (window_grid(grid, self.unit) for grid in self.grids)
-        return tuple(rows * cols for rows, cols in sizes)
-
-    def drops(self, prune_ratio: float) -> list[int]:
-        """Windows each video loses."""
-        videos = zip(self.frames, self.windows, strict=True)
-        return [num_dropped(frames, windows, prune_ratio) for frames, windows in videos]
-
-
-class Described(Protocol):
-    """What a run asks of a host (stts.hosts.base.Host)."""
-
-    num_prefix: int
-    tail: str
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]: ...
-    def cells(self, grid: Grid) -> Tensor: ...
-    def frame_tokens(self, grid: Grid) -> int: ...
-    def for_survivors(self, kwargs: dict[str, Any], index: Tensor) -> dict[str, Any]: ...
 
 
 class _OfThread(threading.local):
@@ -114,56 +76,6 @@ def to_dense(module: nn.Module, args: tuple, out: Any) -> Any:
     if out.get("hidden_states") is not None:
         out.hidden_states = tuple(None if x is None else run.dense(x) for x in out.hidden_states)
     return out
-
-
-@dataclass
-class Group:
-    """The videos of one patch grid, scored together: F frames of N cells."""
-
-    videos: list[int]
-    frames: list[int]
-    grid: Grid
-    patches: Tensor | None
-    """(F, n) place in memory of each patch that some window reads; None: memory holds them, behind each frame's
-    prefix, and nothing else."""
-    inverse: Tensor
-    """(N,) number among the n patches of each cell: cells may share a patch."""
-    first: Tensor
-    """(n,) the first cell of each patch."""
-    starts: Tensor
-    """(F,) place in memory of each frame, on the CPU."""
-    size: int
-    """Tokens of a frame."""
-    run: list[int] | None = None
-    """Policy "uniform": the frames that run, of the F."""
-    keep: Tensor | None = None
-    """(F, W) bool, like scores (F, W) and scored (F, N, D) not there before the run has decided."""
-    scores: Tensor | None = None
-    scored: Tensor | None = None
-    owner: Tensor | None = None
-    """(F * W,) policy "tome": the window each merges into."""
-    ran: Tensor | None = None
-    targets: Tensor | None = None
-    """(F, W) what ran to the end, and what the auxiliary loss holds the scores against, once asked for."""
-
-    @property
-    def shared(self) -> bool:
-        """Whether some patch is read by several windows."""
-        return len(self.inverse) > len(self.first)
-
-    def take(self, tokens: Tensor, prefix: int) -> Tensor:
-        """(S, D) all tokens -> (F, N, D) cells."""
-        if self.patches is None:
-            return tokens.view(sum(self.frames), -1, tokens.shape[-1])[:, prefix:]
-        return tokens[self.patches[:, self.inverse]]
-
-    def put(self, tokens: Tensor, values: Tensor, prefix: int) -> Tensor:
-        """(S, ...) with the patches' values, (F, N, ...) by cell, in place of what stood there: a new tensor."""
-        if self.patches is None:
-            before = tokens.unflatten(0, (sum(self.frames), -1))[:, :prefix]
-            return torch.cat([before, values.to(tokens)], 1).flatten(0, 1) if prefix else values.flatten(0, 1)
-        values = values[:, self.first].flatten(0, 1)
-        return tokens.index_copy(0, self.patches.flatten(), values.to(tokens))
 
 
 class Run:
@@ -246,53 +158,22 @@ class Run:
     def _decide(self, tokens: Tensor) -> None:
         """Score, select and bias, the videos of one grid together. tokens: (S, D), all, as they lie in memory."""
         config, prefix = self.config, self.host.num_prefix
-        self.groups = self._grouped(tokens.device)
+        self.groups = grouped(self.host, self.clips, tokens.device)
         keep = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         bias = torch.zeros(len(tokens), device=tokens.device) if config.policy == "scorer" else None
         for group in self.groups:
-            view = View(
-                group.take(tokens, prefix),
-                group.frames,
-                group.grid,
-                self.clips.unit,
-                config,
-                self.scorer,
-                self._given(group),
-            )
+            group.scored = group.take(tokens, prefix)
+            sizes = (group.frames, group.grid, self.clips.unit)
+            view = View(group.scored, *sizes, config, self.scorer, self._given(group))
             if config.policy == "tome":
                 self._match(group, view)
             else:
                 group.keep, group.scores = choose(view)
-            group.scored = view.features
-            keep = group.put(keep, self._kept_cells(group), prefix)
+            keep = group.put(keep, group.kept_cells(self.clips.unit), prefix)
             if bias is not None:
                 bias = group.put(bias, key_bias(group.scores, config, group.frames, group.grid, 0), prefix)
         self.key_bias = bias
         self._pack(self._whole_frames(keep))
-
-    def _grouped(self, device: torch.device) -> list[Group]:
-        clips, prefix = self.clips, self.host.num_prefix
-        sizes = [prefix + self.host.frame_tokens(grid) for grid in clips.grids]
-        bases = [0]
-        for frames, size in zip(clips.frames, sizes, strict=True):
-            bases.append(bases[-1] + frames * size)
-        groups = []
-        for grid in dict.fromkeys(clips.grids):
-            videos = [v for v, other in enumerate(clips.grids) if other == grid]
-            cells, size = self.host.cells(grid), self.host.frame_tokens(grid)
-            read, inverse = cells.unique(return_inverse=True)
-            first = torch.full_like(read, len(cells)).scatter_reduce(
-                0, inverse, torch.arange(len(cells)), "amin"
-            )
-            straight = len(cells) == size and torch.equal(cells, torch.arange(size))
-            patches = None
-            starts = torch.cat([bases[v] + sizes[v] * torch.arange(clips.frames[v]) for v in videos])
-            if len(videos) < len(clips.grids) or not straight:
-                patches = (starts[:, None] + prefix + read).to(device, non_blocking=True)
-            index = (x.to(device, non_blocking=True) for x in (inverse, first))
-            frames = [clips.frames[v] for v in videos]
-            groups.append(Group(videos, frames, grid, patches, *index, starts, prefix + size))
-        return groups
 
     def _given(self, group: Group) -> Tensor | None:
         """What policy "given" ranks the videos of a group by."""
@@ -312,15 +193,6 @@ class Run:
         stays = group.owner == torch.arange(len(group.owner), device=group.owner.device)
         group.keep = stays.view(view.shape)
         group.scores = group.keep.float()
-
-    def _kept_cells(self, group: Group) -> Tensor:
-        """(F, N) bool: a patch stays if any window that reads it does."""
-        cells = spread(group.keep, group.grid, self.clips.unit)
-        if not group.shared:
-            return cells
-        kept = torch.zeros(len(cells), len(group.first), dtype=torch.uint8, device=cells.device)
-        kept = kept.scatter_reduce(1, group.inverse.expand_as(cells), cells.byte(), "amax")
-        return kept.bool()[:, group.inverse]
 
     # ------------------------------------------------------------------ where survivors are
 
@@ -358,22 +230,8 @@ class Run:
         """How many tokens run on at most, and by how many that may be too high."""
         if self.config.stage == "frames":
             return sum(len(group.run) * group.size for group in self.groups), 0
-        return self._kept_count()
-
-    def _kept_count(self) -> tuple[int, int]:
-        """The same of tokens that are kept, fewer than run where whole frames do."""
-        total = filler = 0
-        for group in self.groups:
-            frames, windows = group.keep.shape
-            drops = [num_dropped(t, windows, self.config.prune_ratio) for t in group.frames]
-            width, read = self.clips.unit**2, len(group.first)
-            run = frames if group.run is None else len(group.run)
-            kept = frames * windows - sum(drops)
-            total += min(kept * width, run * read) + run * (group.size - read)
-            filler += run * (
-                windows * width - read
-            )  # padded cells hold no patch, shared ones one for several
-        return total, filler
+        counts = [group.count(self.clips.unit, self.config.prune_ratio) for group in self.groups]
+        return sum(most for most, _ in counts), sum(filler for _, filler in counts)
 
     def _survivors(self, x: Tensor) -> Tensor:
         """Leave the dropped tokens behind: what the first block that does not see them takes."""
@@ -471,7 +329,8 @@ class Run:
     def kept_packing(self) -> Packing:
         """Where the tokens of kept windows stood, frame by frame: of videos whose frames are of one size."""
         (group,) = self.groups
-        return plan_packing(self.kept_tokens.view(-1, group.size), *self._kept_count())
+        count = group.count(self.clips.unit, self.config.prune_ratio)
+        return plan_packing(self.kept_tokens.view(-1, group.size), *count)
 
     def kept(self, x: Tensor, packing: Packing) -> Tensor:
         """What the blocks say of tokens that ran -> (K, D), those of kept windows. packing: kept_packing."""
@@ -486,9 +345,7 @@ class Run:
         """(all windows,) bool, video by video: those whose patches ran to the end. All that are kept did; where whole
         frames run, others, too."""
         for group in self.groups:
-            cells = group.take(self.running[:, None], self.host.num_prefix)[..., 0]  # (F, N)
-            some = window_index(group.grid, self.clips.unit).amax(1)  # a patch of each window
-            group.ran = cells[:, some.to(cells.device, non_blocking=True)]
+            group.ran = group.windows_of(self.running, self.clips.unit, self.host.num_prefix)
         return torch.cat([windows.flatten() for windows in self.by_video("ran")])
 
     def by_video(self, name: str) -> list[Tensor]:
