@@ -55,7 +55,13 @@ def pruning(cls: type[PreTrainedModel], host: type[Host] | None = None) -> type[
     host = host or host_of(cls)
     if host is None:
         raise ValueError(unsupported(cls))
-    return host.written or _pruning(cls, host)
+    if not (isinstance(host, type) and issubclass(host, Host)):
+        raise ValueError(
+            f"host is {host!r}, must be a subclass of stts.hosts.base.Host: the class, not an instance"
+        )
+    if host.written is not None and host.written.base is cls:
+        return host.written
+    return _pruning(cls, host)
 
 
 @cache

@@ -126,12 +126,14 @@ class PrunedVLM(PrunedModel):
             loss_weights = pruned.survivors.take(loss_weights, 0)
         if labels is not None and loss_weights is None:
             inputs["labels"] = labels
+        as_tuple = inputs.pop("return_dict", None) is False
         out = super().forward(**tokens, **inputs)
         if loss_weights is not None:
             out.loss = weighted_lm_loss(out.logits, labels, loss_weights)
         if pruned is not None and pruned.ahead is not None:
             self.base_model.rope_deltas = pruned.ahead
-        return self._finish(out, pruned, input_ids, attention_mask)
+        result = self._finish(out, pruned, input_ids, attention_mask)
+        return result.to_tuple() if as_tuple else result
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
@@ -219,7 +221,7 @@ class PrunedVLM(PrunedModel):
         else:
             features, extra, choice, kept = encoded_before(visual, clips, windows, sum(tokens) - sum(drops))
 
-        keep = keep_tokens(of_video, kept, mask)
+        keep = keep_tokens(of_video, kept.to(of_video.device), mask)  # the ViT may be elsewhere than the LLM
         lengths, per_row = list(layout.lengths), [0] * len(layout.lengths)
         for row, drop, count in zip(layout.video_rows, drops, tokens, strict=True):
             lengths[row] -= drop
@@ -282,6 +284,11 @@ class PrunedVLM(PrunedModel):
             run = Run(host, clips, stts, host.scorer, window_scores)
             with run.active():
                 features, extra = host.encode(inputs, clips)
+            if not run.groups:
+                raise ValueError(
+                    f"{type(host).__name__}.encode did not run the blocks at {host.blocks_at!r} of the vision model, "
+                    "whose forward has to loop over them"
+                )
             keep = torch.cat([x.flatten() for x in run.by_video("keep")])
             choice = Choice(keep, run.together("keep"), run.together("scores"), run)
         kept = stays(choice.keep, windows, clips)
@@ -293,8 +300,13 @@ class PrunedVLM(PrunedModel):
                 return x
             if len(x) == len(kept):  # taken before the prune, or dense again
                 return x.index_select(0, index)
-            place = stays(choice.run.ran(), windows, clips).cumsum(0) - 1  # where whole frames run on
-            return x.index_select(0, place[index])
+            if stts.stage != "frames" and not stts.put_back:
+                raise ValueError(
+                    f"{type(host).__name__}.encode gave {len(x)} features, must be {count} of survivors or "
+                    f"{len(kept)} of all windows: is its tail {host.tail!r}?"
+                )
+            ran = stays(choice.run.ran(), windows, clips)  # whole frames run on
+            return x.index_select(0, (ran.cumsum(0) - 1)[index])
 
         extra = {name: [of_survivors(x) for x in parts] for name, parts in extra.items()}
         return of_survivors(features), extra, choice, kept

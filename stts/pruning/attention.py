@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from .flex import flex
-from .handover import told_aside
+from .handover import hear, told_aside
 from .packing import Packing, bin_slots, plan_bins
 
 PREFIX = "stts_"
@@ -89,6 +89,8 @@ def attention_forward(
     if stts is None and not isinstance(attention_mask, KeyBias | Ragged):
         stts = told_aside()
     attention_mask = attention_mask if stts is None else stts
+    if isinstance(attention_mask, KeyBias | Ragged):
+        hear(attention_mask)
     if isinstance(attention_mask, Ragged):
         packing, backend, head_dim = attention_mask.packing, attention_mask.backend, value.shape[-1]
         if attention_mask.key_bias is not None:

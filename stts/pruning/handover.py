@@ -21,6 +21,7 @@ KEYWORD = "stts"
 
 class _OfThread(threading.local):
     how: Any = None
+    heard: Any = None
 
 
 class _Compiled:
@@ -61,6 +62,22 @@ class Route:
         if self.place < len(args):
             return block(x, *args[: self.place], how, *args[self.place + 1 :], **kwargs)
         return block(x, *args, **kwargs | {"attention_mask": how})
+
+
+def hear(how: Any) -> None:
+    """Said by the attention that was told something, so that a block whose attention does not listen is noticed."""
+    if not torch.compiler.is_compiling():
+        _thread.heard = how
+
+
+def check_heard(block: nn.Module, how: Any) -> None:
+    """Raises ValueError unless the attention of a block that just ran heard `how`; compiled ones are believed."""
+    if _thread.heard is not how and "forward" not in vars(block) and block._compiled_call_impl is None:
+        raise ValueError(
+            f"the attention of {type(block).__name__} did not listen: it has to go through transformers' attention "
+            "interface, with the config of the vision model"
+        )
+    _thread.heard = None
 
 
 def told_aside() -> Any:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .attention import KeyBias, Ragged
 from .config import STTSConfig
-from .handover import Route
+from .handover import Route, check_heard
 from .memory import Clips, Described, Group, grouped
 from .merging import match_windows, merge, merged_sizes
 from .packing import Packing, pack, plan_packing, put_back_lone_frames
@@ -111,6 +111,7 @@ class Run:
         self.decides, self.first = (0, 0) if whole else (self.biased, self.biased + 1)
         self.collected: dict[int, Tensor] = dict.fromkeys(collect)
         """(K, D) of each block that was asked for; of every token until the prune, so none is held for nothing."""
+        self.groups: list[Group] = []
         self._ragged: dict[tuple[int, bool], tuple[Any, Ragged]] = {}
 
     @contextmanager
@@ -135,7 +136,11 @@ class Run:
         if i == self.first:
             x = self._survivors(x)
         kwargs, how = self._attention(i, kwargs)
-        x = block(x, *args, **kwargs) if how is None else self.route.call(block, x, args, kwargs, how)
+        if how is None:
+            x = block(x, *args, **kwargs)
+        else:
+            x = self.route.call(block, x, args, kwargs, how)
+            check_heard(block, how)
         if i in self.collected:
             self.collected[i] = x
         if i >= self.decides:

@@ -107,6 +107,57 @@ def test_forwards_that_accelerate_wrapped_prune_too():
     assert model(pixels).keep.sum() == 6
 
 
+def test_descriptions_that_do_not_fit_are_refused():
+    row = rows()[0]
+
+    class NoLoop(row.pruned().host_type):
+        blocks_at = "deepstack_merger_list"
+
+        @property
+        def dims(self):
+            return 32, 2
+
+        @property
+        def blocks(self):
+            return nn.ModuleList([nn.Identity() for _ in range(7)])
+
+    with pytest.raises(ValueError, match=r"NoLoop\.encode did not run the blocks at 'deepstack_merger_list'"):
+        insert_stts(row.plain(), STTSConfig(), host=NoLoop)(**row.batch())
+
+    class Short(row.pruned().host_type):
+        def encode(self, inputs, clips):
+            features, extra = super().encode(inputs, clips)
+            return features[1:], extra
+
+    with pytest.raises(
+        ValueError, match=r"Short\.encode gave \d+ features, must be \d+ of survivors or \d+ of all"
+    ):
+        insert_stts(row.plain(), STTSConfig(), host=Short)(**row.batch())
+    with pytest.raises(ValueError, match=r"must be a subclass of .*Host: the class, not an instance"):
+        insert_stts(row.plain(), STTSConfig(), host=Short(row.plain()))
+
+
+def test_a_block_whose_attention_does_not_listen_is_noticed():
+    model = insert_stts(siglip(), STTSConfig())
+    model.config._attn_implementation = "stts_sdpa"
+
+    class Deaf(nn.Module):
+        def forward(self, hidden_states, attention_mask=None, **kwargs):
+            return hidden_states, None
+
+    for block in model.encoder.layers:
+        block.self_attn = Deaf()
+    with pytest.raises(ValueError, match="the attention of SiglipEncoderLayer did not listen"):
+        model(torch.randn(3, 3, 48, 48))
+
+
+def test_outputs_may_be_tuples():
+    row = rows()[0]
+    model, inputs = row.pruned(), row.batch()
+    with torch.no_grad():
+        assert torch.equal(model(**inputs, return_dict=False)[0], model(**inputs).logits)
+
+
 def test_a_pruning_model_of_any_window_is_a_vision_models_own_choice():
     model = insert_stts(siglip(), STTSConfig(pool_width=2))
     assert model(torch.randn(3, 3, 48, 48)).keep.shape == (3, 9)

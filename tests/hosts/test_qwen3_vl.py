@@ -92,6 +92,33 @@ def test_images_beside_videos_stay_whole():
 
 
 @torch.no_grad()
+def test_a_row_without_a_video_beside_one_with():
+    model, inputs = ROW.pruned(), ROW.alone(0)
+    length = inputs["input_ids"].shape[1]
+    text = nn.functional.pad(torch.tensor([[12, 40, 41, 42]]), (length - 4, 0))
+    both = dict(inputs, input_ids=torch.cat([text, inputs["input_ids"]]))
+    both["attention_mask"] = torch.cat([(text > 0).long(), inputs["attention_mask"]])
+    both["mm_token_type_ids"] = nn.functional.pad(inputs["mm_token_type_ids"], (0, 0, 1, 0))
+    out = model(**both)
+    assert out.keep_mask.sum(1).tolist() == [4, int(model(**inputs).keep_mask.sum())]
+    alone = ROW.plain()(input_ids=text[:, -4:], attention_mask=torch.ones(1, 4, dtype=torch.long)).logits
+    torch.testing.assert_close(out.logits[0, -4:], alone[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.logits[1], model(**inputs).logits[0], rtol=0, atol=1e-5)
+    gen = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, "num_beams": 2}
+    gen["suppress_tokens"] = list(range(150, 200))
+    assert torch.equal(model.generate(**both, **gen)[1, -4:], model.generate(**inputs, **gen)[0, -4:])
+
+
+@torch.no_grad()
+def test_half_precision_keeps_the_budget_and_all_but_the_same_windows():
+    model, inputs = ROW.pruned(), ROW.batch()
+    full = torch.cat([keep.flatten() for keep in model(**inputs).keep_windows])
+    half = torch.cat([keep.flatten() for keep in model.bfloat16()(**inputs).keep_windows])
+    assert half.sum() == full.sum()
+    assert (half == full).float().mean() > 0.9
+
+
+@torch.no_grad()
 def test_a_conversation_goes_on_by_hand_from_the_pruned_prompt():
     """rope_deltas say where the next token stands: those of before, counted from the survivors."""
     model, inputs = ROW.pruned(), ROW.alone(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stts import STTSConfig, STTSScorer
-from stts.pruning.handover import Route, aside, carried, told_aside
+from stts.pruning.handover import Route, aside, carried, hear, told_aside
 from stts.pruning.run import Blocks, Bound, Clips, Run
 
 
@@ -24,6 +24,7 @@ class Block(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask=None) -> Tensor:
         self.seen = hidden_states.shape
+        hear(attention_mask)
         return hidden_states * self.scale
 
 
