@@ -112,12 +112,12 @@ def insert_stts(
     """
     if hasattr(model, "stts"):
         raise ValueError(f"this {type(model).__name__} already has a scorer")
-    own_config(model)
     made, before = pruning(type(model), host), type(model)
+    own_config(model)
     become(model, made)
     try:
         model._adopt(config)
-    except ValueError:
+    except Exception:
         become(model, before)
         raise
     return model

@@ -207,6 +207,12 @@ class PrunedVLM(PrunedModel):
             return None
         if input_ids is None or (mask is not None and mask.ndim != 2):
             raise ValueError("a pruning model needs input_ids, and an attention_mask of (B, L) if any")
+        cache = inputs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            raise ValueError(
+                "past_key_values holds tokens already: a pruning model takes its videos with the whole conversation "
+                "in input_ids, and goes on from there without them"
+            )
         windows = [host.windows_of(t, w) for t, w in zip(clips.frames, clips.windows, strict=True)]
         tokens = [len(x) for x in windows]
         of_video = host.placeholders(input_ids, inputs)

@@ -47,9 +47,7 @@ class PrunedModel:
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         """config.stts holds the STTSConfig as a dict (defaults when absent)."""
-        super().__init__(
-            deepcopy(config), *args, **kwargs
-        )  # what pruning writes into it is this model's alone
+        super().__init__(deepcopy(config), *args, **kwargs)  # pruning writes into it
         saved = getattr(config, "stts", None)
         self._adopt(STTSConfig.from_dict(saved) if isinstance(saved, dict) else STTSConfig())
 
@@ -94,6 +92,7 @@ class PrunedModel:
         trained = (getattr(saved, "stts", None) or {}).get("policy") == "scorer"
         config = kwargs.pop("config", None) or saved
         if stts is not None:
+            config = deepcopy(config)
             config.stts = stts.to_dict()
         cls.host_type.check_config(config, path)
         folder = Path(path, kwargs.get("subfolder", ""))
@@ -171,7 +170,7 @@ def become(model: nn.Module, cls: type) -> None:
 
 def started(scorer: STTSScorer, bias: float, like: nn.Module) -> STTSScorer:
     """The scorer with fresh weights, of the dtype and in the place and mode of a module."""
-    some = next(like.parameters())
+    some = next(p for p in like.parameters() if p.is_floating_point())  # others are quantized
     if some.device.type != "meta":
         with torch.no_grad():
             start_scorer(scorer, bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 
 import pytest
@@ -125,6 +126,8 @@ def test_a_conversation_goes_on_by_hand_from_the_pruned_prompt():
     out = model(**inputs, use_cache=True)
     whole = mrope(ROW.plain(), inputs)
     assert int(model.model.rope_deltas) + int(out.keep_mask.sum()) == int(whole.max()) + 1
+    with pytest.raises(ValueError, match="past_key_values holds tokens already"):
+        model(**inputs, past_key_values=copy.deepcopy(out.past_key_values))
     token = torch.tensor([[33]])
     step = model(input_ids=token, past_key_values=out.past_key_values).logits
     longer = dict(inputs, input_ids=torch.cat([inputs["input_ids"], token], 1))

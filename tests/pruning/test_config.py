@@ -44,3 +44,13 @@ def test_merging_and_putting_back_exclude_each_other():
 def test_unknown_settings_are_named():
     with pytest.raises(ValueError, match="unknown STTS setting prun_ratio; known: attention"):
         STTSConfig.from_dict({"prun_ratio": 0.5})
+
+
+def test_windows_follow_from_the_host():
+    config = STTSConfig(prune_ratio=0.3)
+    filled = config.for_windows(2)
+    assert (config.pool_width, filled.pool_width) == (None, 2)
+    assert filled == config
+    assert filled.for_windows(2).pool_width == 2
+    with pytest.raises(ValueError, match="pool_width is 2, but one token of this model reads 3 x 3 patches"):
+        filled.for_windows(3)
