@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...data.evidence import evidence_scores
 from ...data.feed.collator import Collator
 from ...data.processors.base import Processor
+from ...hosts import flops_qwen3_vl
 from ...hosts.flops import FRAME_MARKERS, multiply_adds
 from ...hosts.parts import host_of
 from ..config import EvalConfig
@@ -41,7 +41,7 @@ class Cost:
     frames: float
     """Of a video; short ones have fewer than they may."""
     multiply_adds: float
-    """Of that pass, as stts.hosts.flops counts them for Molmo2, and torch for other models."""
+    """Of that pass, as stts.hosts.flops counts them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -131,11 +131,23 @@ def _wait(device: torch.device) -> None:
 
 
 def _arithmetic(model: nn.Module, batch: dict[str, Any]) -> int:
-    if "video_grids" not in batch:
-        with FlopCounterMode(display=False) as counter:
-            model(**batch, logits_to_keep=1)
-        return counter.get_total_flops() // 2
+    return ARITHMETIC[model.config.model_type](model, batch)
+
+
+def _molmo2(model: nn.Module, batch: dict[str, Any]) -> int:
     frames, rows, cols = batch["video_grids"][0].tolist()
     text = batch["input_ids"].shape[1] - frames * (rows * cols + FRAME_MARKERS)
     ratio = model.stts.prune_ratio
     return multiply_adds(model.config, frames, ratio, text_tokens=text, text_per_frame=0, logits=1).total
+
+
+def _qwen3_vl(model: nn.Module, batch: dict[str, Any]) -> int:
+    units, *grid = batch["video_grid_thw"][0].tolist()
+    windows = batch["layout"].num_windows
+    text = batch["input_ids"].shape[1] - windows - units * flops_qwen3_vl.UNIT_MARKERS
+    sizes = {"text_tokens": text, "text_per_unit": 0, "logits": 1}
+    return flops_qwen3_vl.multiply_adds(model.config, units, grid, model.stts.prune_ratio, **sizes).total
+
+
+ARITHMETIC = {"molmo2": _molmo2, "qwen3_vl": _qwen3_vl}
+"""By model_type: the multiply-adds of a batch of one video."""
