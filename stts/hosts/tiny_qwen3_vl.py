@@ -18,7 +18,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from ..data.processors.qwen import Frames, QwenProcessor
+from ..data.processors.merge_units import Frames
+from ..data.processors.qwen import QwenProcessor
 from ..data.synthetic import clips as synthetic
 from ..files.make_once import make_once
 from .tiny import PAD, TURN_END, build_tokenizer

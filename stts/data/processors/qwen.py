@@ -1,15 +1,12 @@
 """A clip and a conversation -> the tensors transformers' Qwen3-VL takes.
 
 Pixels and text are those of transformers' Qwen3VLProcessor, whose video part needs torchvision; this one does not,
-and says which tokens to supervise as well. Frames keep their shape: they are resized to the nearest multiple of a
-window, within bounds on the pixels of the whole clip. Two frames make one unit of time; of an odd number the last one
-is repeated. Patches travel as uint8, a quarter of the bytes, and are normalised by the model.
+and says which tokens to supervise as well.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -18,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     Qwen3VLProcessor,
 )
-from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from ..prompts import Message
@@ -34,6 +28,7 @@ from .base import Example
 from .clip import check_clip, check_times
 from .conversation import Conversation
 from .folder import load_config, load_tokenizer
+from .merge_units import Frames, unpatchify
 
 if TYPE_CHECKING:
     from ..video.read import Clip
@@ -44,88 +39,6 @@ TOKENS = ("<|image_pad|>", VIDEO_TOKEN, VISION_START, VISION_END)
 VIDEO_TYPE = 2
 """mm_token_type_ids of a video's placeholders."""
 SETTINGS_FILE = "video_preprocessor_config.json"
-
-
-@dataclass(frozen=True)
-class Frames:
-    """How frames become patches. Raises ValueError, naming the setting, for values that do not go together."""
-
-    patch_size: int = 16
-    temporal_patch_size: int = 2
-    """Frames that are one unit of time."""
-    merge_size: int = 2
-    """Side of a window in patches: what one token of the LLM reads."""
-    min_pixels: int = 128 * 32 * 32
-    """Of the whole clip, all frames together."""
-    max_pixels: int = 768 * 32 * 32
-    cap_pixels_per_frame: bool = False
-    """Bound each frame, too, as Qwen's own code does. Written down, as transformers' default differs by version."""
-    max_video_tokens: int = 768
-    """That bound, in windows."""
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        if self.max_pixels < max(self.min_pixels, self.temporal_patch_size * self.factor**2):
-            raise ValueError(
-                f"max_pixels is {self.max_pixels}, must be at least min_pixels, {self.min_pixels}, and one window of "
-                f"{self.factor} x {self.factor} pixels in {self.temporal_patch_size} frames"
-            )
-
-    @property
-    def factor(self) -> int:
-        """Pixels of a window's side."""
-        return self.patch_size * self.merge_size
-
-    def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels that a clip of so many frames is resized to."""
-        max_pixels = self.max_pixels
-        frames = max(frames, self.temporal_patch_size)  # a single frame is shown twice
-        if self.cap_pixels_per_frame:
-            cap = min(self.max_video_tokens * self.factor**2, max_pixels // frames)
-            max_pixels = max(cap, int(self.min_pixels * 1.05)) * frames
-        return smart_resize(
-            num_frames=frames,
-            height=height,
-            width=width,
-            temporal_factor=self.temporal_patch_size,
-            factor=self.factor,
-            min_pixels=self.min_pixels,
-            max_pixels=max_pixels,
-        )
-
-    def units(self, frames: int) -> int:
-        """Units of time of a clip of so many frames."""
-        return -(-frames // self.temporal_patch_size)
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Frames:
-        """From the settings of transformers' video processor. Raises ValueError for pixels normalised otherwise."""
-        for name in ("image_mean", "image_std"):
-            values = settings.get(name, 0.5)
-            if set(values if isinstance(values, list) else [values]) != {0.5}:
-                raise ValueError(
-                    f"{name} is {values}, must be 0.5: patches travel as bytes, which the model scales so"
-                )
-        size = settings.get("size") or {}
-        found = {name: settings.get(name) for name in cls.__dataclass_fields__}
-        found |= {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
-        return cls(**{name: value for name, value in found.items() if value is not None})
-
-    def settings(self) -> dict[str, Any]:
-        """Inverse of from_settings: what transformers' video processor reads."""
-        return {
-            "video_processor_type": "Qwen3VLVideoProcessor",
-            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
-            "patch_size": self.patch_size,
-            "temporal_patch_size": self.temporal_patch_size,
-            "merge_size": self.merge_size,
-            "cap_pixels_per_frame": self.cap_pixels_per_frame,
-            "max_video_tokens": self.max_video_tokens,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-        }
 
 
 @dataclass(frozen=True)
@@ -159,17 +72,7 @@ class FlatVideos:
         """The first frame of each unit of a batch's first video, (T, H, W, 3) uint8, and the video's windows."""
         units, rows, cols = grid = self.windows({"video_grid_thw": batch["video_grid_thw"][:1]})[0]
         patches = batch["pixel_values_videos"][: units * rows * cols * self.unit**2]
-        side = math.isqrt(patches.shape[1] // 3 // self.unit_frames)
-        sizes = {
-            "t": units,
-            "y": rows,
-            "m": self.unit,
-            "n": self.unit,
-            "c": 3,
-            "u": self.unit_frames,
-            "p": side,
-        }
-        frames = rearrange(patches, "(t y x m n) (c u p q) -> t u (y m p) (x n q) c", **sizes)
+        frames = unpatchify(patches, grid, self.unit, self.unit_frames)
         return frames[:, 0].cpu().numpy(), grid
 
 
@@ -291,32 +194,11 @@ class QwenProcessor:
         video_grid_thw (1, 3) int64 [units, rows, columns of patches]."""
         check_clip(clip)
         units, rows, cols = self.window_grid(clip)
-        size = rows * self.frames.factor, cols * self.frames.factor
-        images = torch.cat([resize(frame[None], size) for frame in clip.frames])
-        if missing := units * self.unit_frames - len(images):
-            images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
-        merge = self.frames.merge_size
-        patches = rearrange(
-            images,
-            "(t u) c (y m p) (x n q) -> (t y x m n) (c u p q)",
-            u=self.unit_frames,
-            m=merge,
-            n=merge,
-            p=self.frames.patch_size,
-            q=self.frames.patch_size,
-        )
+        side = self.frames.merge_size
         return {
-            "pixel_values_videos": patches,
-            "video_grid_thw": torch.tensor([[units, rows * merge, cols * merge]]),
+            "pixel_values_videos": self.frames.patches(clip.frames),
+            "video_grid_thw": torch.tensor([[units, rows * side, cols * side]]),
         }
-
-
-def resize(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, height, width) uint8: bicubic with antialias, rounded."""
-    images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
-    if images.shape[2:] == size:
-        return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def _check_config(path_or_id: str | PathLike, config: PreTrainedConfig, processor: QwenProcessor) -> None:

@@ -22,7 +22,8 @@ from transformers.video_utils import VideoMetadata
 
 from stts.data.feed.collator import Collator
 from stts.data.processors.base import IGNORE, evidence_in
-from stts.data.processors.qwen import Frames, QwenProcessor
+from stts.data.processors.merge_units import Frames, unpatchify
+from stts.data.processors.qwen import QwenProcessor
 from stts.data.video.pixels import normalize
 from stts.hosts.tiny_qwen3_vl import CHAT_TEMPLATE
 from stts.pruning.selection import num_dropped
@@ -135,6 +136,14 @@ def test_a_single_frame_is_shown_twice(processor):
     first, second = found["pixel_values_videos"].view(16, 3, 2, 256).unbind(2)
     assert torch.equal(first, second)
     assert "<0.0 seconds>" in processor.video_string(clip)
+
+
+def test_frames_come_back_from_their_patches():
+    clip = make_clip(5, 64, 96)
+    frames = Frames(**SMALL)
+    found = unpatchify(frames.patches(clip.frames), (3, 2, 3), 2, 2)
+    assert np.array_equal(found.flatten(0, 1)[:5], clip.frames)
+    assert np.array_equal(found[2, 1], clip.frames[4])
 
 
 # --- the text is transformers'
