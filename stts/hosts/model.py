@@ -150,7 +150,7 @@ class PrunedVLM(PrunedModel):
         pruned = self._prune(input_ids, mask, positions, kwargs, layout, scores, True, visual)
         if pruned is None:
             kwargs.pop("frames_per_video", None)
-            return super().generate(input_ids, **kwargs)
+            return self._as_given(super().generate(**padded_left(input_ids, kwargs)), input_ids)
         self.last_keep_windows = pruned.choice.keep_windows
         others = self.host.others(kwargs)
         kwargs = self._of_survivors(kwargs, input_ids, pruned.survivors) | pruned.tokens
@@ -159,9 +159,15 @@ class PrunedVLM(PrunedModel):
         for bound in ("max_length", "min_length"):  # counted from the prompt the caller knows
             if kwargs.get(bound) is not None:
                 kwargs[bound] += length - input_ids.shape[1]
-        output = super().generate(**kwargs)
+        return self._as_given(super().generate(**kwargs), input_ids, length)
+
+    @staticmethod
+    def _as_given(output: Any, input_ids: Tensor | None, length: int | None = None) -> Any:
+        """generate's output with the prompt that the caller knows, in place of one of so many tokens."""
+        if input_ids is None:
+            return output
         sequences = output if isinstance(output, Tensor) else output.sequences
-        new = sequences[:, length:]
+        new = sequences[:, input_ids.shape[1] if length is None else length :]
         sequences = torch.cat([input_ids.repeat_interleave(len(new) // len(input_ids), 0), new], 1)
         if isinstance(output, Tensor):
             return sequences
@@ -396,6 +402,21 @@ def clips_of(host: Host, inputs: dict[str, Any], layout: BatchLayout | None) -> 
     if layout is not None and layout.grids:
         return Clips(layout.frames_per_video, layout.grids, host.unit)
     return host.clips(inputs)
+
+
+def padded_left(input_ids: Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
+    """generate's arguments, padding moved to the left in all that have an entry for every token."""
+    mask = inputs.get("attention_mask")
+    if input_ids is None:
+        return inputs
+    inputs = {"input_ids": input_ids, **inputs}
+    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+        return inputs
+    survivors = plan_survivors(mask.bool(), mask.shape[1], left=True)
+    return {
+        name: survivors.take(x, 0) if isinstance(x, Tensor) and x.shape == mask.shape else x
+        for name, x in inputs.items()
+    }
 
 
 def encoded_before(

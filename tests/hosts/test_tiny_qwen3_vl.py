@@ -146,6 +146,26 @@ def test_answers_and_generates_from_what_is_kept(folder):
 
 
 @pytest.mark.parametrize("prune_ratio", [0.0, 0.5])
+def test_a_reply_does_not_depend_on_the_others_of_its_batch(folder, prune_ratio):
+    model, processor = start(folder, prune_ratio=prune_ratio)
+    shown = [("What colour came first?", clip_of()), ("What?", clip_of(50, 110, 3, seed=1)), ("Why?", None)]
+    examples = [
+        processor([{"role": "user", "content": text}], clip, add_generation_prompt=True)
+        for text, clip in shown
+    ]
+    collate = Collator(processor.pad_token_id, video_form=processor.video_form)
+
+    def new(examples):
+        batch = {k: v for k, v in collate(examples).items() if k not in ("ids", "layout", "labels")}
+        tokens = model.generate(**batch, max_new_tokens=4, do_sample=False)
+        assert torch.equal(tokens[:, : batch["input_ids"].shape[1]], batch["input_ids"])
+        return tokens[:, batch["input_ids"].shape[1] :]
+
+    together = new(examples)  # padded on the right
+    assert all(torch.equal(new([one])[0], row) for one, row in zip(examples, together, strict=True))
+
+
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.5])
 def test_a_video_encoded_before_gives_the_same_logits(folder, prune_ratio):
     model, processor = start(folder, prune_ratio=prune_ratio)
     clips = clip_of(), clip_of(50, 110, seed=1)
