@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import presets
+import presets_qwen3_vl
 import torch
 from common import (
     Step,
@@ -27,15 +29,19 @@ from common import (
     timing_fields,
     write_results,
 )
-from presets import PRESETS, TEXT_PER_FRAME, TEXT_TOKENS, build_model, make_inputs, preset_config
+from presets import TEXT_PER_FRAME, TEXT_TOKENS
 from speed_figure import draw
+from torch import nn
 
-from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts import STTSConfig
 from stts.hosts.flops import limit, vision_limit
 from stts.hosts.llm_attention import choose_llm_attention
 from stts.pruning.config import BACKENDS
 from stts.train.compiled import compile_layers
 
+FAMILIES = {"molmo2": presets, "qwen3_vl": presets_qwen3_vl}
+"""By model_type: presets, models and inputs."""
+PRESETS = {name: family for family in FAMILIES.values() for name in family.PRESETS}
 MODES = ("train", "prefill", "vit", "generate")
 POLICY_OF = {"pruned": "scorer", "after-vit": "evs", "tome": "tome"}
 """What each way is called in STTSConfig.policy."""
@@ -68,7 +74,10 @@ def main(arguments: list[str] | None = None) -> Path:
     args = parse(arguments)
     facts = prepare(args)
     args.dtype = args.dtype or ("bfloat16" if on_cuda(args.device) else "float32")
-    args.llm_attention = choose_llm_attention(args.llm_attention, args.device)
+    if PRESETS[args.preset] is presets:
+        args.llm_attention = choose_llm_attention(args.llm_attention, args.device)
+    elif args.mode == "vit":
+        raise SystemExit("--mode vit measures Molmo2's vision tower: take another mode with this preset")
     model = make_model(args)
     rows = []
     for frames in args.frames:
@@ -80,10 +89,11 @@ def main(arguments: list[str] | None = None) -> Path:
     return path
 
 
-def make_model(args: argparse.Namespace) -> STTSMolmo2ForConditionalGeneration:
+def make_model(args: argparse.Namespace) -> nn.Module:
     """Random weights, made on the device."""
-    config = preset_config(args.preset, STTSConfig(attention=args.backend))
-    model = build_model(config, args.device, getattr(torch, args.dtype), args.llm_attention)
+    family = PRESETS[args.preset]
+    config = family.preset_config(args.preset, STTSConfig(attention=args.backend))
+    model = family.build_model(config, args.device, getattr(torch, args.dtype), args.llm_attention)
     if args.checkpointing:
         model.gradient_checkpointing_enable()
     if args.compile:
@@ -91,12 +101,10 @@ def make_model(args: argparse.Namespace) -> STTSMolmo2ForConditionalGeneration:
     return model.train(args.mode == "train")
 
 
-def measure_frames(
-    model: STTSMolmo2ForConditionalGeneration, frames: int, args: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
+def measure_frames(model: nn.Module, frames: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of one number of frames: unpruned, then every way at every ratio. What does not fit into the memory of
     the device has a row without times."""
-    inputs = make_inputs(model.config, frames, args.device)
+    inputs = FAMILIES[model.config.model_type].make_inputs(model.config, frames, args.device)
     if args.mode != "train":
         del inputs["labels"]
     ways = [way for way in args.variants if args.mode != "vit" or way != "after-vit"]
@@ -120,9 +128,7 @@ def peak_if_it_fits(step: Step, device: str) -> int | str | None:
         return "out of memory"
 
 
-def make_step(
-    model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any], mode: str, way: str, ratio: float
-) -> Step:
+def make_step(model: nn.Module, inputs: dict[str, Any], mode: str, way: str, ratio: float) -> Step:
     """One pass of one variant, settings of the model included."""
     run = {"train": train, "prefill": prefill, "vit": vit, "generate": generate}[mode]
 
@@ -134,18 +140,18 @@ def make_step(
     return step
 
 
-def train(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) -> None:
+def train(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Forward and backward; no optimizer."""
     model(**inputs, use_cache=False).loss.backward()
 
 
 @torch.no_grad()
-def prefill(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) -> None:
+def prefill(model: nn.Module, inputs: dict[str, Any]) -> None:
     model(**inputs, logits_to_keep=1)
 
 
 @torch.no_grad()
-def vit(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) -> None:
+def vit(model: nn.Module, inputs: dict[str, Any]) -> None:
     """The vision tower alone."""
     pixels, frames = inputs["pixel_values_videos"], inputs["layout"].frames_per_video
     if model.stts.prune_ratio:
@@ -154,15 +160,13 @@ def vit(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) -> No
         model.model.vision_tower(pixels.float().div(127.5).sub(1))
 
 
-def generate(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Any]) -> None:
+def generate(model: nn.Module, inputs: dict[str, Any]) -> None:
     model.generate(
         **inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0
     )
 
 
-def arithmetic_limit(
-    model: STTSMolmo2ForConditionalGeneration, frames: int, mode: str, variant: Variant
-) -> float | None:
+def arithmetic_limit(model: nn.Module, frames: int, mode: str, variant: Variant) -> float | None:
     """None for generation, whose decoding is bound by memory rather than by arithmetic."""
     way, ratio = variant
     model.stts = model.stts.replace(policy=POLICY_OF.get(way, "scorer"), prune_ratio=ratio)
@@ -171,12 +175,14 @@ def arithmetic_limit(
     if mode == "vit":
         return vision_limit(model.config, frames, ratio)
     settings = {"backward": True} if mode == "train" else {"logits": 1}
+    if model.config.model_type == "qwen3_vl":
+        return presets_qwen3_vl.limit(model.config, frames, ratio, **settings)
     settings |= {"text_tokens": TEXT_TOKENS, "text_per_frame": TEXT_PER_FRAME}
     return limit(model.config, frames, ratio, **settings)
 
 
 def make_row(
-    model: STTSMolmo2ForConditionalGeneration,
+    model: nn.Module,
     frames: int,
     mode: str,
     variant: Variant,

@@ -65,6 +65,18 @@ def test_speed(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (tmp_path / f"speed-tiny-{mode}-cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("mode", ["prefill", "train", "generate"])
+def test_speed_of_another_family(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = f"--preset qwen3-vl-tiny --mode {mode} --frames 4 --ratios 0.5 --repeats 1 --device cpu"
+    rows = run("speed", arguments, tmp_path, monkeypatch)["rows"]
+    assert [row["variant"] for row in rows] == ["unpruned", "pruned", "after-vit", "tome"]
+    limits = {row["variant"]: row["limit"] for row in rows}
+    if mode == "generate":
+        assert set(limits.values()) == {None}
+    else:
+        assert limits["pruned"] > limits["after-vit"] > limits["unpruned"] == 1
+
+
 def test_all_ways_keep_the_same_number_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     presets, speed = load("presets", monkeypatch), load("speed", monkeypatch)
     config = presets.preset_config("tiny", STTSConfig())
