@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..hosts.parts import host_of
-
 VARIANTS = 64
 """Times one function may be compiled: all layers of ViT and LLM run through the same one of transformers: dense,
 biased or ragged, with one example or several, recomputed or not. Past torch's own 8 they would run uncompiled."""
@@ -21,6 +19,5 @@ def compile_layers(model: nn.Module, backend: str | Callable = "inductor") -> No
     called after sharding, which changes a layer's class.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-    host = host_of(model)
-    for layer in (*host.blocks, *host.layers):
+    for layer in (*model.host.blocks, *model.host.layers):
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ..hosts.adapters import PEFT_PREFIX, _read, is_adapter
 from ..hosts.base import Host
 from ..hosts.folders import ADAPTER_FILE, TRAINED_WITH
-from ..hosts.parts import group_of, host_of, plain_class
 from ..pruning.config import STTSConfig
 from .config import LoraSettings
+from .optim import group_of
 
 README = """\
 # LoRA adapters for {base}
@@ -54,7 +54,7 @@ def add_adapters(model: nn.Module, settings: LoraSettings, seed: int = 0) -> Non
 def _peft_config(settings: LoraSettings, model: nn.Module, **more: Any) -> Any:
     from peft import LoraConfig
 
-    layers = re.escape(host_of(model).layers_at)
+    layers = re.escape(model.host.layers_at)
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -81,7 +81,7 @@ def save_adapters(
 ) -> None:
     """Fill a folder. model: with adapters; weights: its state, whole and by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    host = host_of(model)
+    host = model.host
     saved = _trained_modules(host, [name for name, p in model.named_parameters() if p.requires_grad])
     modules = [prefix.split(".")[-2] for prefix in saved]
     config = _peft_config(
@@ -96,7 +96,7 @@ def save_adapters(
     trained = {name: getattr(model.stts, name) for name in TRAINED_WITH}  # which peft does not bring
     other = [f", {name}={value!r}" for name, value in trained.items() if value != getattr(default, name)]
     about = {"base": model.name_or_path, "rank": settings.rank, "targets": ", ".join(settings.targets)}
-    about["plain"] = plain_class(model)
+    about["plain"] = model.base.__name__
     (folder / "README.md").write_text(
         README.format(**about, beside=beside, settings="".join(other)), encoding="utf-8"
     )

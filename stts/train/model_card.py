@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..files.durable import read_rows
-from ..hosts.parts import plain_class
 from ..pruning.config import STTSConfig
 from .run_folder import read_settings
 
@@ -96,7 +95,7 @@ def run_card(output_dir: Path, model: nn.Module, step: int, max_steps: int) -> s
         ),
         results=_results([row for row in read_rows(output_dir / "eval.jsonl") if row["step"] <= step]),
         frames=settings.get("frames", 64),
-        plain_class=plain_class(model),
+        plain_class=getattr(model, "base", type(model)).__name__,
         licence=f"That of the base model, which its card gives as {licence}."
         if licence
         else "That of the base model, whose folder has no card that states one.",

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from ..hosts.adapters import is_adapter
-from ..hosts.parts import group_of, host_of
+from ..hosts.classes import host_of
 from .config import GROUPS, LearningRates, TrainConfig
 
 POSITIONS = ("positional_embedding", "pos_embed.weight")
 """How the names of tables of positions end."""
+
+
+def parts_of(model: nn.Module) -> Mapping[str, tuple[str, ...]]:
+    """How the names of each part's parameters begin, as the description of a pruning or plain model says; one that
+    nobody has described is all LLM."""
+    described = getattr(model, "host_type", None) or host_of(type(model))
+    return {} if described is None else described(model).parts
+
+
+def group_of(name: str, parts: Mapping[str, tuple[str, ...]]) -> str:
+    """The part of the model, one of GROUPS, that a parameter belongs to by its name. parts: the host's."""
+    return next((part for part, prefixes in parts.items() if name.startswith(prefixes)), "llm")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -24,7 +37,7 @@ def freeze(model: nn.Module, rates: LearningRates) -> None:
     """Parameters of parts with learning rate 0 get no gradient, nor do those of an LLM with adapters, adapters aside;
     all others do."""
     names = [name for name, _ in model.named_parameters()]
-    adapted, parts = any(is_adapter(name) for name in names), host_of(model).parts
+    adapted, parts = any(is_adapter(name) for name in names), parts_of(model)
     for name, parameter in model.named_parameters():
         group = group_of(name, parts)
         replaced = adapted and group == "llm" and not is_adapter(name)
@@ -37,7 +50,7 @@ def parameter_groups(model: nn.Module, rates: LearningRates, weight_decay: float
     Raises ValueError when a part that should be trained has no parameters that take a gradient.
     """
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    parts = host_of(model).parts
+    parts = parts_of(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             members.setdefault((group_of(name, parts), is_decayed(name, parameter)), []).append(parameter)

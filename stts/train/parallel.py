@@ -32,7 +32,6 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from ..files.shards import ShardReader
-from ..hosts.parts import host_of
 
 SHARDS = "shards"
 """Folder of a checkpoint that holds weights and optimizer state, in torch's distributed format."""
@@ -41,7 +40,7 @@ SHARDS = "shards"
 def units(model: nn.Module) -> list[nn.Module | list[nn.Module]]:
     """What is gathered and freed at a time: each ViT block, the scorer, the adapter, each LLM layer. Embeddings, norm
     and head stay with the model itself."""
-    host = host_of(model)
+    host = model.host
     adapter = [model.get_submodule(path) for path in host.adapter_at]
     adapter = [part for one in adapter for part in (one if isinstance(one, nn.ModuleList) else [one])]
     return [*host.blocks, host.scorer, adapter, *host.layers]
@@ -66,7 +65,7 @@ def shard(
     for unit in units(model):
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    register_fsdp_forward_method(host_of(model).scorer, "score_windows")
+    register_fsdp_forward_method(model.host.scorer, "score_windows")
     model.model.lockstep = True
     return model
 

@@ -9,12 +9,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
-from ..hosts.parts import group_of, host_of
 from ..pruning.attention import describe_attention
 from .compiled import compile_layers
 from .config import GROUPS, TrainConfig
 from .lora import add_adapters
-from .optim import freeze
+from .optim import freeze, group_of
 from .parallel import is_sharded, shard
 
 PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -63,7 +62,7 @@ def describe(model: nn.Module, accelerator: Accelerator, bf16: bool) -> list[str
     number = accelerator.num_processes
     how = "sharded over them (FSDP2)" if is_sharded(model) else "whole on each (DDP)"
     sharing = f"{number} processes, the model {how}" if number > 1 else "one process"
-    trained, total, named = Counter(), Counter(), host_of(model).parts
+    trained, total, named = Counter(), Counter(), model.host.parts
     for name, parameter in model.named_parameters():
         total[group_of(name, named)] += parameter.numel()
         trained[group_of(name, named)] += parameter.numel() * parameter.requires_grad

@@ -25,7 +25,6 @@ from stts.eval.sweep.cost import measure_cost
 from stts.eval.tasks.base import Question
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
-from stts.hosts.parts import host_of
 from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
 from stts.train.compiled import compile_layers
 from stts.train.config import LoraSettings
@@ -235,7 +234,7 @@ def test_every_part_is_trained(folder, clips, tmp_path):
     model, processor, dataset = start(folder, clips)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(model, processor, dataset, config(max_steps=1), tmp_path)
-    parts = host_of(model).parts
+    parts = model.host.parts
     moved = {group_of(n, parts) for n, p in model.named_parameters() if not torch.equal(before[n], p)}
     assert moved == {"vision", "adapter", "llm", "scorer"}
     assert group_of("model.visual.merger.norm.weight", parts) == "adapter"

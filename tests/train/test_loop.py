@@ -15,8 +15,8 @@ from stts.data import Collator, VideoQADataset
 from stts.data.feed.order import Order
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
-from stts.hosts.parts import group_of
 from stts.train.loop import Interrupted, LearningRates, train
+from stts.train.optim import group_of
 from stts.train.run_folder import newest_checkpoint
 from stts.train.trainer import Trainer
 from tests.helpers.runs import config, rows, weights

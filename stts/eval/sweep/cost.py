@@ -19,7 +19,6 @@ from ...data.feed.collator import Collator
 from ...data.processors.base import Processor
 from ...hosts import flops_qwen3_vl
 from ...hosts.flops import FRAME_MARKERS, multiply_adds
-from ...hosts.parts import host_of
 from ..config import EvalConfig
 from ..plan import Run
 from ..reading import read_clip, seen_evidence
@@ -87,7 +86,7 @@ def measure_cost(
             model(**batch, logits_to_keep=1)
             passes = [_timed(model, batch) for _ in range(repeats)]
             seconds.append(min(duration for duration, _ in passes))
-            placeholders = (batch["input_ids"] == host_of(model).token_id) & passes[0][1]
+            placeholders = (batch["input_ids"] == model.host.token_id) & passes[0][1]
             tokens.append(placeholders.sum().item())
             frames.append(batch["layout"].frames_per_video[0] * processor.unit_frames)
             arithmetic.append(_arithmetic(model, batch))
