@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "feed.collator": ["Collator"],
         "load": ["load_data", "prepare_data"],
         "processors.molmo2": ["VideoProcessor"],
+        "processors.qwen": ["QwenProcessor"],
         "prompts": ["multiple_choice_prompt"],
         "spec": ["DataSpec"],
         "video.decode": ["VideoError"],

@@ -107,6 +107,11 @@ def test_the_processor_of_a_folder_is_written_beside_a_saved_model(folder, tmp_p
     assert again.tokenizer.chat_template == AutoTokenizer.from_pretrained(folder).chat_template
 
 
+def test_bounds_on_pixels_mean_nothing_to_frames_of_one_size(tiny_folder):
+    with pytest.raises(ValueError, match=r"model\.max_pixels is 5, but a Molmo2 takes frames of one size"):
+        load_processor(ModelSpec(str(tiny_folder), max_pixels=5), STTSConfig())
+
+
 def test_settings_of_another_model_are_named(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -128,6 +133,31 @@ def test_an_unknown_family_is_named_with_those_there_are(folder, tmp_path):
 
 
 # --- what a model is asked
+
+
+def test_by_name_it_is_made_where_it_is_not_there(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, _ = stts.load("tiny_qwen3_vl", device="cpu", prune_ratio=0.8)
+    assert model.stts.prune_ratio == 0.8
+    made = tmp_path / "outputs/models/tiny_qwen3_vl-seed0/model.safetensors"
+    assert made.read_bytes() == (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"no trained weights of tiny_qwen3_vl .* model\.pretrained=false"):
+        load_model(ModelSpec(name="tiny_qwen3_vl"), STTSConfig())
+    with pytest.raises(ValueError, match="position_ids is 'compact'"):
+        stts.load("tiny_qwen3_vl", device="cpu", position_ids="compact")
+
+
+def test_a_loaded_model_of_transformers_takes_what_the_processor_gives(folder):
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder).eval()
+    stts.insert_stts(model, STTSConfig(prune_ratio=0.5))
+    processor = stts.data.QwenProcessor.from_pretrained(folder)
+    batch = batch_of(processor, clip_of(), clip_of(50, 110, seed=1))
+    with torch.no_grad():
+        found = model(**batch)
+        pixels = normalize(batch.pop("pixel_values_videos"))
+        wanted = model(**batch, pixel_values_videos=pixels)
+    assert torch.equal(found.logits, wanted.logits)
+    assert [tuple(keep.shape) for keep in found.keep_windows] == [(3, 9), (3, 10)]
 
 
 def test_answers_and_generates_from_what_is_kept(folder):

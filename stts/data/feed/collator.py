@@ -86,10 +86,20 @@ class Collator:
             batch["loss_weights"] = _pad(
                 [torch.cat([_loss_weights(example["labels"]) for example in row]) for row in rows], 0
             )
-        batch |= self.video_form.join([example for row in rows for example in row])
+        batch |= self._videos([example for row in rows for example in row])
         batch["layout"] = _layout(rows, self.video_form)
         batch["ids"] = [str(example["id"]) for row in rows for example in row]
         return batch
+
+    def _videos(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """The videos of all examples. Raises ValueError for one of another family, which would go unseen."""
+        for example in examples:
+            if "pixel_values_videos" in example and not self.video_form.windows(example):
+                raise ValueError(
+                    f"example {example['id']!r} has a video that {type(self.video_form).__name__} does not know: "
+                    "collate with video_form=processor.video_form"
+                )
+        return self.video_form.join(examples)
 
     def size(self, example: Example) -> Size:
         """Tokens of an example that survive pruning, and its frames."""

@@ -288,6 +288,12 @@ def test_a_batch_of_videos_of_different_grids(processor):
     assert kept == [collate.size(example).tokens for example in examples]
 
 
+def test_a_video_of_another_family_is_refused(processor):
+    example = processor(ANSWERED, make_clip(2, 64, 64)) | {"id": "a"}
+    with pytest.raises(ValueError, match="'a' has a video that PooledVideos does not know"):
+        Collator(processor.pad_token_id)([example])
+
+
 def test_rows_of_several_examples_are_refused(processor):
     with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
         Collator(processor.pad_token_id, max_tokens=100, video_form=processor.video_form)
