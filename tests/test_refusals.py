@@ -55,7 +55,7 @@ def refused(call: Callable[[], Any]) -> str:
         ("prune_ratio", 1),
         ("insert_after", 3.0),
         ("insert_after", "3"),
-        ("pool_width", None),
+        ("pool_width", "3"),
         ("policy", ["scorer"]),
         ("policy", None),
         ("aux_loss_weight", float("inf")),

@@ -223,7 +223,7 @@ def test_wandb_is_imported_only_when_asked_for_and_takes_rows_pictures_and_table
     )
     code = (
         "import sys; from pathlib import Path; from stts.train.tracking import Tracker; import numpy as np; "
-        "from stts.train.run_config import WandbConfig; from stts.viz.figure import draw_kept\n"
+        "from stts.train.run_config import WandbConfig; from stts.viz.overlay import draw_kept\n"
         "with Tracker(Path(sys.argv[1]), 1): pass\n"
         "assert 'wandb' not in sys.modules\n"
         "frames, keep = np.zeros((2, 6, 6, 3), 'uint8'), np.ones((2, 2, 2), bool)\n"
