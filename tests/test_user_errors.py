@@ -107,7 +107,7 @@ CASES = [
     ("demo", ["arms=[[none,0.5]]"], "arm none has prune_ratio 0.5"),
     ("demo", ["steps=-1"], "steps is -1"),
     ("demo", ["arms=[none]"], "arms has 'none', must be pairs"),
-    ("make_tiny", ["size=small"], "size is gone"),
+    ("make_tiny", ["size=small"], "size=small is gone"),
     ("make_tiny", ["seed=x"], "seed is 'x'"),
     ("convert", ["export", "MODEL", "out"], "export is gone"),
     ("convert", ["import", "VIDEO", "out"], "video.mp4"),
