@@ -9,28 +9,32 @@ from stts.settings.failures import as_message
 from stts.settings.launch import USAGE_ERROR, full_errors, say_that_it_starts
 from stts.settings.next_command import suggest
 
+GONE = ("export", "strip")
+"""Commands of earlier versions."""
+
 
 def parse(arguments: list[str] | None = None) -> dict:
-    """The command line as keywords of stts.convert, and which of its functions to call."""
-    parser = argparse.ArgumentParser(description="Published training checkpoints <-> Hugging Face folders.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    to_ours = commands.add_parser("import", help="training checkpoint -> a folder this library loads")
-    to_ours.add_argument("source", help="model.pt, a sharded checkpoint, or the run's folder around either")
-    to_ours.add_argument(
+    """The command line as keywords of stts.convert.convert.from_published."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(description="Published training checkpoints -> Hugging Face folders.")
+    if arguments and arguments[0] in GONE:
+        parser.error(
+            f"{arguments[0]} is gone: plain transformers loads the folders of this library as they are "
+            "(Molmo2ForConditionalGeneration.from_pretrained leaves the scorer out)"
+        )
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("import", help="training checkpoint -> a folder this library loads")
+    command.add_argument("source", help="model.pt, a sharded checkpoint, or the run's folder around either")
+    command.add_argument(
         "--like", help="folder or hub id to take config.json and tokenizer from (recommended)"
     )
-    to_ours.add_argument(
+    command.add_argument(
         "--heads", dest="num_heads", type=int, help="of the scorer's pooling (default: the ViT's)"
     )
-    to_ours.add_argument("--prune-ratio", type=float, help="default: as trained")
-    to_ours.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
-    to_ours.add_argument("--tied", action="store_true", help="the output head is the table of words")
-    back = commands.add_parser("export", help="such a folder -> training checkpoint (model.pt)")
-    strip = commands.add_parser("strip", help="such a folder -> a plain Molmo2 without scorer")
-    for command in (back, strip):
-        command.add_argument("source", help="folder written by import or save_pretrained")
-    for command in (to_ours, back, strip):
-        command.add_argument("folder", help="where to write: new or empty")
+    command.add_argument("--prune-ratio", type=float, help="default: as trained")
+    command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
+    command.add_argument("--tied", action="store_true", help="the output head is the table of words")
+    command.add_argument("folder", help="where to write: new or empty")
     return vars(parser.parse_args(arguments))
 
 
@@ -39,16 +43,10 @@ def main(options: dict) -> None:
 
     from safetensors import SafetensorError
 
-    from stts.convert import convert
+    from stts.convert.convert import from_published
 
-    functions = {
-        "import": convert.from_published,
-        "export": convert.to_published,
-        "strip": convert.strip_scorer,
-    }
-    command = options.pop("command")
     try:
-        for remark in functions[command](**options):
+        for remark in from_published(**options):
             print(remark)
     except Exception as error:
         message = as_message(error) or (str(error) if isinstance(error, SafetensorError) else None)
@@ -57,11 +55,7 @@ def main(options: dict) -> None:
         print(f"error: {message}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     print(f"written to {options['folder']}")
-    if command == "export":
-        back = ["import", options["folder"], f"{options['folder']}-again", "--like", options["source"]]
-        suggest("convert", back)
-    else:
-        suggest("eval", checkpoint=options["folder"], policy="none" if command == "strip" else None)
+    suggest("eval", checkpoint=options["folder"])
 
 
 if __name__ == "__main__":

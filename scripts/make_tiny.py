@@ -1,4 +1,4 @@
-"""python scripts/make_tiny.py [size=small]: train the weights of model=tiny, or those of model=small, from nothing.
+"""python scripts/make_tiny.py: train the weights of model=tiny from nothing.
 
 --help explains every key.
 """
@@ -22,10 +22,6 @@ def main(config: dict[str, Any]) -> None:
 
     names = [field.name for field in dataclasses.fields(Curriculum)]
     curriculum = from_dict(Curriculum, {name: config[name] for name in names})
-    if config["install"] and curriculum.size != "tiny":
-        raise ValueError(
-            f"install is true, but with size={curriculum.size} must be false: only tiny is shipped"
-        )
     output_dir = Path(config["output_dir"])
     folder = run_curriculum(curriculum, output_dir, lambda text: print(text, flush=True))
     spec = SyntheticSpec(**config["data"])
@@ -35,9 +31,7 @@ def main(config: dict[str, Any]) -> None:
         suggest("train")
     else:
         print(f"the model is in {folder}")
-        suggest(
-            "train", model=None if curriculum.size == "tiny" else curriculum.size, **{"model.path": folder}
-        )
+        suggest("train", **{"model.path": folder})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 from stts.eval.config import warn_if_untrained
 from stts.eval.records import write_json
 from stts.hosts.folders import ModelSpec, find_folder
-from stts.hosts.load import load_model
+from stts.hosts.load import default_device, load_model
 from stts.pruning.config import STTSConfig
 from stts.settings.launch import launch
 from stts.settings.next_command import of_model, suggest
@@ -34,7 +34,7 @@ def main(config: dict[str, Any]) -> None:
 
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(model_spec, stts, config["checkpoint"])
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(default_device())
     seen = look_at(model, processor, drawing.video, drawing.frames, seed=drawing.seed, **drawing.reading)
     if seen.keep.all():
         raise ValueError(

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from stts.data.video.config import VideoConfig
-from stts.settings.config_files import documented_keys
+from stts.pruning.config import STTSConfig
+from stts.settings.config_files import documented_keys, keys_of
 from stts.settings.launch import CONFIG_DIR, explain, launch
 from stts.settings.typed import from_dict
 from stts.train.config import LearningRates, LoraSettings, ParallelConfig, TrainConfig, WandbConfig
@@ -73,7 +75,6 @@ def test_models_have_names_paths_and_rates_of_their_own():
         "qwen3_vl_2b": "Qwen/Qwen3-VL-2B-Instruct",
         "qwen3_vl_4b": "Qwen/Qwen3-VL-4B-Instruct",
         "qwen3_vl_8b": "Qwen/Qwen3-VL-8B-Instruct",
-        "small": None,  # what scripts/make_tiny.py size=small leaves
         "tiny": None,  # the weights of the package
         "tiny_qwen3_vl": None,  # random weights, made when they are asked for
     }
@@ -88,6 +89,71 @@ def test_defaults_of_the_yaml_are_those_of_the_dataclasses():
     assert run.train == TrainConfig()
     assert run.wandb == WandbConfig()
     assert run.video == VideoConfig(frames=128)
+
+
+def test_the_settings_of_training_are_the_published_ones_but_for_the_range_of_the_bias():
+    recommended = RunConfig.from_dict(composed()).stts
+    assert recommended == STTSConfig(bias_range=0.1)
+    written = yaml.safe_load((CONFIG_DIR / "accuracy.yaml").read_text())["policies"]["defaults"]
+    assert STTSConfig(**written) == recommended
+
+
+CHOICES = {  # a setting of the YAML files, by the end of its key -> what sets it in a training run
+    "policy": "policy",
+    "position_ids": "stts.position_ids",
+    "bias_norm": "stts.bias_norm",
+    "attention": "stts.attention",
+    "backend": "video.backend",
+    "sampling": "video.sampling",
+    "eval.mode": "eval.mode",
+    "bad_videos": "eval.bad_videos",
+    "wandb.mode": "wandb.mode",
+    "too_long": "train.too_long",
+    "loss_weight": "train.loss_weight",
+    "schedule": "train.schedule",
+    "mixed_precision": "train.mixed_precision",
+    "dtype": "model.dtype",
+    "missing_videos": "data.missing_videos",
+}
+LISTED = re.compile(r'([\w"]+(?:, [\w"]+)+)$')
+"""How a comment that names choices ends, without what stands in parentheses."""
+
+
+def commented_choices() -> list[tuple[str, str, set[str]]]:
+    """(file, key, choices) of every comment in configs/ that ends with a list of choices."""
+    found = []
+    for path in sorted(CONFIG_DIR.rglob("*.yaml")):
+        group = "" if path.parent == CONFIG_DIR else path.parent.name
+        for key, _, meaning in (
+            keys_of(group, path.read_text()) if group else documented_keys(path.read_text())
+        ):
+            text = re.sub(r" ?\([^)]*\)", "", meaning)
+            if match := re.search(r": " + LISTED.pattern, text):
+                found.append((str(path.relative_to(CONFIG_DIR)), key, set(re.findall(r"\w+", match[1]))))
+    return found
+
+
+def accepted(setting: str) -> set[str]:
+    """What a training run takes for a setting: the words of the error that any other value gets."""
+    data = ["data=molmo2", *NEEDED["molmo2"]] if setting.startswith("data.") else []
+    with pytest.raises(ValueError, match="nonsense") as refused:
+        RunConfig.from_dict(composed(*data, f"++{setting}=nonsense"))
+    rule = re.sub(r" ?\([^)]*\)", "", re.search(r"must be (?:one of )?(.*)", str(refused.value))[1])
+    return set(re.findall(r"\w+", rule)) - {"or"}
+
+
+def test_the_choices_that_comments_name_are_those_that_settings_take():
+    commented, seen = commented_choices(), set()
+    for file, key, named in commented:
+        if key == "model.attn_implementation":
+            continue  # transformers has more
+        (end,) = [end for end in CHOICES if f".{key}".endswith(f".{end}")]
+        takes = accepted(CHOICES[end])
+        if file == "visualize.yaml" and end == "policy":
+            takes -= {"none", "given"}  # nothing to draw; no evidence to read
+        assert named == takes, f"{file}: {key}"
+        seen.add(end)
+    assert seen == CHOICES.keys()
 
 
 def test_the_users_command_reaches_the_settings():
@@ -221,6 +287,7 @@ def run_script(monkeypatch, tmp_path: Path, *arguments: str) -> int:
         ("+stts.insert_before=2", "insert_before is not a setting"),
         ("policy=best", "policy is 'best'"),
         ("model=molmo3", "molmo2_4b"),
+        ("model=small", "model=small is gone"),
         ("train.max_steps=0", "train.max_steps is 0"),
         ("train.lr.scorer=-1", "train.lr.scorer is -1.0"),
         ("video.backend=vlc", "video.backend is 'vlc'"),
@@ -339,7 +406,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, tmp_path, 
     single, double = tmp_path / "single", tmp_path / "double"
     assert run_script(monkeypatch, tmp_path, *small(clips, tiny_folder, output_dir=single)) == 0
     arguments = small(clips, tiny_folder, **{"output_dir": double, "train.batch_size": 1, "parallel": "fsdp"})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     done = subprocess.run(
         [*launcher, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )

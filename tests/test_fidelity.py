@@ -1,7 +1,8 @@
-"""docs/fidelity.md names tests; they exist."""
+"""What docs/ claim: the tests that fidelity.md names exist, the tables of evidence.md are the committed results."""
 
 from __future__ import annotations
 
+import json
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,7 +13,7 @@ FIDELITY = (TESTS.parent / "docs" / "fidelity.md").read_text()
 
 def test_every_test_that_is_named_exists():
     missing, checked, file = [], 0, ""
-    for name in re.findall(r"`((?:test_\w+\.py)?(?:::)?(?:test_[\w*]*)?)`", FIDELITY):
+    for name in re.findall(r"`((?:[\w/]*test_\w+\.py)?(?:::)?(?:test_[\w*]*)?)`", FIDELITY):
         if ".py" in name:  # later names of a row are of the same file
             file, _, name = name.partition("::")
         found = re.findall(r"^def (test_\w+)", (TESTS / file).read_text(), flags=re.MULTILINE)
@@ -21,3 +22,40 @@ def test_every_test_that_is_named_exists():
         checked += 1
     assert not missing
     assert checked > 50
+
+
+def table_rows(text: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:2] == "| "
+    ]
+
+
+def test_tables_of_evidence_are_the_committed_results():
+    results = json.loads((TESTS.parent / "benchmarks" / "results" / "accuracy.json").read_text())
+    found = {(row["policy"], row["prune_ratio"], row["cell"]): row for row in results["rows"]}
+    leads = {(row["rival"], row["prune_ratio"], row["cell"]): row for row in results["differences"]}
+    text = (
+        (TESTS.parent / "docs" / "evidence.md")
+        .read_text()
+        .split("## The comparison")[1]
+        .split("## What it")[0]
+    )
+    checked, cells, ratio = 0, [], 0.0
+    for head, *values in table_rows(text):
+        name = head.strip("*").removesuffix(" (STTS)")
+        if len(values) == 3 and (name, 0.8, "all") in found:
+            for value, share in zip(values, (0.3, 0.5, 0.8), strict=True):
+                row = found[name, share, "all"]
+                low, high = row["accuracy_interval"]
+                written = f"{row['accuracy']:.3f} ({low:.3f} - {high:.3f}) / {row['evidence_recall']:.2f}"
+                assert value == written, (name, share)
+                checked += 1
+        elif head.endswith("%"):
+            cells, ratio = values, int(head.split()[0]) / 100
+        elif head.startswith("over "):
+            for value, cell in zip(values, cells, strict=True):
+                row = leads[head.removeprefix("over "), ratio, cell]
+                sure = "*" if row["interval"][0] * row["interval"][1] > 0 else ""
+                assert value == f"{100 * row['difference']:+.1f}{sure}", (head, ratio, cell)
+                checked += 1
+    assert checked == 9 * 3 + 2 * 5 * 8

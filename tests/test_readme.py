@@ -16,6 +16,7 @@ from stts.settings.launch import CONFIG_DIR, launch
 from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     line
@@ -73,9 +74,33 @@ def test_train_and_evaluate_commands_run_in_turn(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_the_walks_of_contributing_name_what_is_there():
+    walks = (ROOT / "CONTRIBUTING.md").read_text().split("## Three walks")[1]
+    for walk in walks.split(":\n\n1. ")[1:]:
+        lines = [line for line in f"1. {walk}".splitlines() if re.match(r"\d+\. ", line)]
+        assert 5 <= len(lines) <= 10
+        for line in lines:
+            for name, told in re.findall(r"`([\w/]+\.py)`:([^;]*(?:;(?! `[\w/]+\.py)[^;]*)*)", line):
+                words = set(re.findall(r"\w+", (ROOT / name).read_text()))
+                assert set(re.findall(r"`(\w+)`", told)) <= words, line
+
+
+def test_status_cells_are_short():
+    rows = [
+        line.split("|")[1:-1] for line in README.split("## Status")[1].splitlines() if line.startswith("|")
+    ]
+    for what, state in rows:
+        assert len(re.sub(r"\]\([^)]*\)", "", state).split()) <= 25, what
+
+
 def test_files_that_the_readme_names_exist():
     for name in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"`(tests/\w+\.py)`", README):
-        assert (ROOT / name).exists(), name
+    for text in (README, (ROOT / "CONTRIBUTING.md").read_text(), *(path.read_text() for path in DOCS)):
+        for name in re.findall(r"`((?:tests|stts|scripts|benchmarks|configs)/[\w/]+\.(?:py|yaml))", text):
+            if not name.endswith("/NAME.yaml") and name != "configs/data/mine.yaml":
+                assert (ROOT / name).exists(), name
+    for path in DOCS:
+        for name in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+            assert (path.parent / name).exists(), (path.name, name)
     assert CONFIG_DIR == ROOT / "configs"

@@ -107,13 +107,12 @@ CASES = [
     ("demo", ["arms=[[none,0.5]]"], "arm none has prune_ratio 0.5"),
     ("demo", ["steps=-1"], "steps is -1"),
     ("demo", ["arms=[none]"], "arms has 'none', must be pairs"),
-    ("make_tiny", ["size=small", "install=true"], "install is true"),
+    ("make_tiny", ["size=small"], "size=small is gone"),
     ("make_tiny", ["seed=x"], "seed is 'x'"),
-    ("convert", ["export", "nowhere", "out"], "nowhere"),
-    ("convert", ["strip", "MODEL", "out"], "without a scorer"),
+    ("convert", ["export", "MODEL", "out"], "export is gone"),
     ("convert", ["import", "VIDEO", "out"], "video.mp4"),
     ("convert", ["import", "nowhere.pt", "out", "--like", "MODEL"], "nowhere.pt"),
-    ("convert", ["export", "NO_JSON", "out"], "NO_JSON"),
+    ("convert", ["import", "NO_JSON", "out"], "NO_JSON holds neither model.pt"),
 ]
 
 

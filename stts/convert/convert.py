@@ -1,8 +1,8 @@
-"""Published training checkpoints <-> Hugging Face folders, and folders without their scorer.
+"""Published training checkpoints -> Hugging Face folders.
 
 Tensors go from file to file one at a time: what is read is memory-mapped (or, of a sharded checkpoint, one
-tensor long), what is written is one safetensors shard long, or streamed from the mapped files into model.pt.
-The whole model is never in memory, and nothing appears under its name before it is complete.
+tensor long), what is written is one safetensors shard long. The whole model is never in memory, and nothing
+appears under its name before it is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from torch import Tensor
@@ -24,16 +23,13 @@ from transformers import Molmo2Config
 from ..files.durable import whole_folder
 from ..files.make_once import MARKER
 from ..files.shards import Shapes
-from ..hosts.folders import check_folder
 from ..pruning.config import STTSConfig
 from .names import (
     HEAD,
     SCORER,
-    WORDS,
     published_shapes,
     released_name,
     with_tied_head,
-    with_words_split,
     without_surplus,
 )
 from .sizes import (
@@ -41,16 +37,12 @@ from .sizes import (
     molmo2_config,
     read_training_config,
     stts_settings,
-    training_config,
     weight_tying,
 )
 from .tensors import (
-    MODEL_FILE,
     SHARDED_FOLDER,
-    Weights,
     find_checkpoint,
     open_checkpoint,
-    open_folder,
     write_folder,
 )
 
@@ -102,42 +94,9 @@ def from_published(
             remarks.append("There is no tokenizer in it: copy one in, or convert with --like FOLDER.")
         tensors = ((released_name(name), _cast(weights.read(name), dtype)) for name in expected)
         config.dtype = write_folder(partial, tensors)
-        _write_config(partial, config, "STTSMolmo2ForConditionalGeneration")
+        config.architectures = ["STTSMolmo2ForConditionalGeneration"]
+        config.save_pretrained(partial)
     return remarks
-
-
-def to_published(source: str | Path, folder: str | Path) -> list[str]:
-    """Turn a folder saved by this library into a training checkpoint: model.pt, and config.yaml with its sizes.
-
-    config.yaml holds what from_published reads; a training run needs the rest of its own. An output head equal
-    to the table of words is left out as tied. Returns and raises as from_published.
-    """
-    folder, source = _free(folder), check_folder(Path(source).expanduser(), "source")
-    config, weights = _open_ours(source)
-    head, words = weights.read(HEAD), weights.read(WORDS)
-    tied = head.dtype == words.dtype and torch.equal(head, words)
-    names = [name for name in weights.shapes if not (tied and name == HEAD)]
-    with whole_folder(folder) as partial:
-        # torch.save wants all at once; mapped tensors cost no memory, their pages go straight from file to file
-        torch.save({name: weights.read(name) for name in names}, partial / MODEL_FILE)
-        (partial / "config.yaml").write_text(yaml.safe_dump(training_config(config, tied), sort_keys=False))
-    return ["The head equals the word embeddings and is left out (weight_tying)."] if tied else []
-
-
-def strip_scorer(source: str | Path, folder: str | Path) -> list[str]:
-    """Turn a folder saved by this library into one of a plain Molmo2: its scorer gone, all else as it was.
-
-    Returns and raises as from_published.
-    """
-    folder, source = _free(folder), check_folder(Path(source).expanduser(), "source")
-    config, weights = _open_ours(source)
-    names = [name for name in weights.shapes if not name.startswith(SCORER)]
-    del config.stts
-    with whole_folder(folder) as partial:
-        _copy_companions(source, partial)
-        config.dtype = write_folder(partial, ((released_name(name), weights.read(name)) for name in names))
-        _write_config(partial, config, "Molmo2ForConditionalGeneration")
-    return []
 
 
 def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Shapes, where: Path) -> None:
@@ -218,25 +177,6 @@ def _stts_config(
         raise ValueError(f"a pruning setting, of config.yaml or asked for, does not fit: {error}") from error
 
 
-def _open_ours(folder: Path) -> tuple[Molmo2Config, Weights]:
-    """Config and tensors of a folder with a scorer, under published names, each one checked."""
-    config = _molmo2_config(folder)
-    if not isinstance(getattr(config, "stts", None), dict):
-        raise ValueError(f"{folder} holds a Molmo2 without a scorer (no stts in its config.json)")
-    expected = published_shapes(config)
-    released = {name: released_name(name) for name in expected}
-    published = {theirs: name for name, theirs in released.items()}
-    found = open_folder(folder)
-    shapes = {published.get(name, name): shape for name, shape in found.shapes.items()}
-    weights = with_words_split(Weights(shapes, lambda name: found.read(released[name])), expected)
-    check_tensors(
-        {released.get(name, name): shape for name, shape in weights.shapes.items()},
-        {released[name]: shape for name, shape in expected.items()},
-        folder,
-    )
-    return config, Weights(expected, weights.read)
-
-
 def _cast(tensor: Tensor, dtype: str | None) -> Tensor:
     return tensor if dtype is None else tensor.to(DTYPES[dtype])
 
@@ -245,8 +185,3 @@ def _copy_companions(source: Path, folder: Path) -> None:
     for file in sorted(file for pattern in COMPANIONS for file in source.glob(pattern)):
         if file.name not in ("config.json", MARKER) and not file.name.endswith(".index.json"):
             shutil.copyfile(file, folder / file.name)
-
-
-def _write_config(folder: Path, config: Molmo2Config, model_class: str) -> None:
-    config.architectures = [model_class]
-    config.save_pretrained(folder)

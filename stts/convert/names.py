@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 
 import torch
-from torch import Tensor
 from transformers import Molmo2Config
 
 from ..files.shards import Shapes
@@ -127,22 +126,3 @@ def with_tied_head(weights: Weights) -> Weights:
     """The table of words is the output head, too."""
     shapes = weights.shapes | ({HEAD: weights.shapes[WORDS]} if WORDS in weights.shapes else {})
     return Weights(shapes, lambda name: weights.read(WORDS if name == HEAD else name))
-
-
-def with_words_split(weights: Weights, expected: Shapes) -> Weights:
-    """Cut the words where the vocabulary ends: transformers joins the two tables and saves two equal halves."""
-    first, second = (weights.shapes.get(name, ()) for name in (WORDS, NEW_WORDS))
-    num_words, num_new = expected[WORDS][0], expected[NEW_WORDS][0]
-    if not first or not second or first[0] == num_words or first[0] + second[0] != num_words + num_new:
-        return weights
-
-    def read(name: str) -> Tensor:
-        if name not in (WORDS, NEW_WORDS):
-            return weights.read(name)
-        start, stop = (0, num_words) if name == WORDS else (num_words, num_words + num_new)
-        head = weights.read(WORDS)[start:stop]
-        tail = weights.read(NEW_WORDS)[max(start - first[0], 0) : max(stop - first[0], 0)]
-        return torch.cat([head, tail])
-
-    shapes = {WORDS: (num_words, *first[1:]), NEW_WORDS: (num_new, *second[1:])}
-    return Weights(weights.shapes | shapes, read)

@@ -1,4 +1,4 @@
-"""Sizes and pruning settings between a training run's config.yaml and transformers' Molmo2Config.
+"""Sizes and pruning settings of a training run's config.yaml, as transformers' Molmo2Config and STTSConfig take them.
 
 Only keys that say how tensors are used are read; everything else in the file is left alone.
 """
@@ -125,25 +125,6 @@ def _build(llm: dict[str, Any], vit: Mapping[str, Any], vit_layers: list[int]) -
     special = {name: text["vocab_size"] + place for name, place in _SPECIAL_TOKENS.items()}
     # as vit_config, transformers trims the layers
     return Molmo2Config(vit_config=vision, adapter_config=adapter, text_config=text, **special)
-
-
-def training_config(config: Molmo2Config, tied: bool) -> dict[str, Any]:
-    """Inverse of molmo2_config and stts_settings: what they read, no more; tied: the head is the word table."""
-    vision, text, adapter = config.vision_config, config.text_config, config.adapter_config
-    vit = {theirs: getattr(vision, ours) for ours, theirs in _VISION_SIZES.items()}
-    vit |= {"prune": True, "prune_method": "scorer"}
-    vit |= {theirs: config.stts[ours] for ours, theirs in _STTS_SETTINGS.items()}
-    llm = {theirs: getattr(text, ours) for ours, theirs in _TEXT_SIZES.items()}
-    llm |= {
-        "mlp_hidden_size": 2 * text.intermediate_size,
-        "activation_type": "swiglu" if text.hidden_act == "silu" else text.hidden_act,
-        "rope_theta": text.rope_parameters["rope_theta"],
-        "rope_type": text.rope_parameters["rope_type"],
-        "weight_tying": tied,
-    }
-    return {
-        "model": {"llm": llm, "vision_backbone": {"vit": vit, "vit_layers": adapter.vision_feature_layer}}
-    }
 
 
 def _optional(parent: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -104,23 +103,6 @@ def _open_sharded(folder: Path) -> Weights:
         return tensor
 
     return Weights({name: tuple(entry.size) for name, entry in tensors.items()}, read)
-
-
-def open_folder(folder: Path) -> Weights:
-    """The safetensors of a Hugging Face folder. Raises ValueError, naming the file, when one is damaged."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    places = {}
-    for name in names:
-        try:
-            file = safe_open(folder / name, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"cannot read {folder / name}: {error}") from error
-        places |= dict.fromkeys(file.keys(), file)
-    shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in places.items()}
-    return Weights(shapes, lambda name: places[name].get_tensor(name))
 
 
 def write_folder(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> torch.dtype:

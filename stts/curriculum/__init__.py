@@ -1,1 +1,1 @@
-"""How the weights of the small models are made."""
+"""How the weights of the tiny model are made."""

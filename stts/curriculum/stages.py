@@ -1,4 +1,4 @@
-"""How the weights of the tiny model, or a larger one, are made: from random numbers to answers about clips.
+"""How the weights of the tiny model are made: from random numbers to answers about clips.
 
 1. *align*: vision and adapter learn to put each visual token where the words for what it shows are, from
    single frames.
@@ -33,7 +33,6 @@ from ..data.synthetic.questions import VALUES
 from ..data.video.pixels import normalize
 from ..files.make_once import make_once
 from ..hosts.load import default_device
-from ..hosts.sizes import SIZES
 from ..hosts.tiny import make_tiny
 from ..train.config import TrainConfig
 from ..train.optim import build_optimizer, freeze, set_lr
@@ -84,7 +83,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """All settings of a run. Raises ValueError, naming the setting, for a size or a device that there is not."""
+    """All settings of a run. Raises ValueError, for a device that there is not."""
 
     align: Stage
     questions: Stage
@@ -94,14 +93,10 @@ class Curriculum:
     """Settings of the generated training clips (SyntheticSpec)."""
     seed: int = 0
     """Of the first weights and of the order of everything."""
-    size: str = "tiny"
-    """Which model: one of stts.hosts.sizes.SIZES."""
     device: str | None = None
     """"cpu", "cuda"; None: CUDA if there is one."""
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"size is {self.size!r}, must be one of {', '.join(SIZES)}")
         if self.device not in (None, "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}, must be cpu, cuda or null")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -114,10 +109,10 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
     Stages that folder holds already, made with the same settings, are not run again.
     """
     folder = Path(folder)
-    sizes, device = SIZES[config.size], config.device or default_device()
-    settings = {"curriculum": VERSION, "seed": config.seed, "data": dict(config.data)} | sizes.recorded()
+    device = config.device or default_device()
+    settings = {"curriculum": VERSION, "seed": config.seed, "data": dict(config.data)}
     data = make_synthetic(folder / "data", **config.data)
-    last, scenes = make_tiny(folder / "random", config.seed, sizes), None
+    last, scenes = make_tiny(folder / "random", config.seed), None
     for number, name in enumerate(("align", "questions", "letters", "everything")):
         stage = getattr(config, name)
         settings = settings | {name: stage.recorded()}

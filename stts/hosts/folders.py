@@ -41,20 +41,18 @@ class ModelSpec:
     """Which weights to start from. Raises ValueError, naming the key, when a value makes no sense."""
 
     path: str | None = None
-    """A folder, or a hub id such as allenai/Molmo2-4B. None, for tiny and small only: what `pretrained` says."""
+    """A folder, or a hub id such as allenai/Molmo2-4B. None, for tiny only: what `pretrained` says."""
     name: str = "model"
-    """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. "small": a larger
-    one, made by scripts/make_tiny.py size=small. "tiny_qwen3_vl": a small Qwen3-VL with random weights. Else only a
-    label."""
+    """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. "tiny_qwen3_vl": a
+    small Qwen3-VL with random weights. Else only a label."""
     pretrained: bool = True
-    """Without a path: the weights that come with the package (tiny), or those in outputs/small (small); False: random
-    ones, in outputs/models."""
+    """Without a path: the weights that come with the package; False: random ones, in outputs/models."""
     dtype: str = "auto"
     """Of the weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, float32 elsewhere."""
     attn_implementation: str | None = None
     """Attention of the LLM: "sdpa", "eager", "block_sparse". None: "block_sparse" on CUDA, "sdpa" elsewhere."""
     seed: int = 0
-    """tiny, small, tiny_qwen3_vl: of random weights."""
+    """tiny, tiny_qwen3_vl: of random weights."""
     min_pixels: int | None = None
     """Of a whole clip, for models that take frames of any size. None: as their folder says."""
     max_pixels: int | None = None
@@ -132,19 +130,23 @@ def _adapted(folder: Path) -> list[Path]:
 
 def _own_folder(spec: ModelSpec) -> Path:
     """Trained weights of one of our own models, or random ones, made if they are not there."""
-    from .tiny import make_tiny, trained_folder
+    from .tiny import make_tiny, shipped_folder
 
     if spec.path is None and spec.pretrained:
-        return trained_folder(spec.name)
+        if spec.name not in SIZES:
+            raise ValueError(
+                f"no trained weights of {spec.name} come with the package: set model.pretrained=false"
+            )
+        return shipped_folder()
     path = Path(spec.path or f"outputs/models/{spec.name}-seed{spec.seed}").expanduser()
-    if (path / "config.json").exists() or (spec.name == "small" and spec.pretrained):
+    if (path / "config.json").exists():
         return check_folder(path, "model.path")
     with quiet_transformers():
         if spec.name not in SIZES:
             from .tiny_qwen3_vl import make_tiny_qwen3_vl
 
             return make_tiny_qwen3_vl(path, spec.seed)
-        return make_tiny(path, spec.seed, SIZES[spec.name])
+        return make_tiny(path, spec.seed)
 
 
 def download(hub_id: str, key: str = PATH_KEY) -> Path:

@@ -1,10 +1,8 @@
-"""How large this library's own models are (tiny.py): one that comes with it, and a larger one for a GPU."""
+"""How large the tiny model is (tiny.py)."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 POOL_WIDTH = 3
 """Side in patches of the windows that one LLM token of a Molmo2 reads."""
@@ -14,7 +12,7 @@ HEAD_DIM = 32
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a Molmo2; the defaults are those of the tiny model. Raises ValueError, naming the size."""
+    """Sizes of a Molmo2; the defaults are those of the tiny model."""
 
     image: int = 72
     """Side of a frame in pixels: that of the generated clips."""
@@ -30,33 +28,9 @@ class Sizes:
     """Also the width inside the adapter's projector."""
     llm_layers: int = 3
 
-    def __post_init__(self) -> None:
-        for name in ("vision_width", "llm_width"):
-            if (width := getattr(self, name)) < HEAD_DIM or width % HEAD_DIM:
-                raise ValueError(f"{name} is {width}, must be a multiple of {HEAD_DIM}, the width of a head")
-        if self.image % self.patch:
-            raise ValueError(f"image is {self.image}, must be a multiple of patch {self.patch}")
-        if not all(4 <= block < self.vision_blocks for block in self.features):
-            raise ValueError(f"features is {self.features}, must be blocks 4 to {self.vision_blocks - 1}")
-
-    def recorded(self) -> dict[str, Any]:
-        """What differs from the tiny model, for the record of a folder: of tiny nothing, as in older folders."""
-        values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if value != getattr(TINY, name)}
-
 
 TINY = Sizes()
-SMALL = Sizes(
-    patch=4,
-    vision_width=192,
-    vision_mlp=768,
-    vision_blocks=12,
-    features=(11, 8),
-    llm_width=256,
-    llm_mlp=768,
-    llm_layers=6,
-)
-"""The same clips in patches of half the side: 36 windows a frame, four of them around a shape."""
-SIZES = {"tiny": TINY, "small": SMALL}
+SIZES = {"tiny": TINY}
+"""Of the tiny Molmo2, by name."""
 OWN_MODELS = (*SIZES, "tiny_qwen3_vl")
 """Names of models that are made here and need no path."""

@@ -2,7 +2,7 @@
 
 It fits the clips of stts.data.synthetic.clips: 72 px frames of 9 x 9 patches, 9 windows of 3 x 3. Six ViT blocks
 leave room for the whole method: scores after block 3, key bias in block 4, block 5 on kept patches only,
-features of blocks 5 and 4 for the adapter. The same code makes larger ones (stts/hosts/sizes.py).
+features of blocks 5 and 4 for the adapter.
 
 `shipped_folder` holds trained weights (stts/curriculum/stages.py says how they were made); `make_tiny` writes random
 ones, chosen to learn on a CPU. Keys start as copies of the queries: from the first step on, attention looks for
@@ -30,7 +30,7 @@ from transformers import (
 
 from ..data.synthetic import clips as synthetic
 from ..files.make_once import make_once
-from .sizes import HEAD_DIM, SIZES, TINY, Sizes
+from .sizes import HEAD_DIM, TINY, Sizes
 
 VERSION = 2
 """Raise it when the same seed would give another model: folders of other versions are made anew."""
@@ -98,43 +98,22 @@ def shipped_folder() -> Path:
     return SHIPPED
 
 
-def trained_folder(size: str) -> Path:
-    """The trained weights of a size, by name: tiny's come with the package, a larger one's are in outputs/<size>.
-
-    Raises ValueError, saying what makes them, where they are not there.
-    """
-    if size == "tiny":
-        return shipped_folder()
-    if size not in SIZES:
-        raise ValueError(f"no trained weights of {size} come with the package: set model.pretrained=false")
-    folder = Path("outputs", size, "everything")
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"the weights of model={size} are not in {folder}: make them, on a GPU, with "
-            f"`python scripts/make_tiny.py size={size}`, say where they are with model.path=DIR, or take random ones "
-            "with model.pretrained=false"
-        )
-    return folder
-
-
-def make_tiny(folder: str | Path, seed: int = 0, sizes: Sizes = TINY) -> Path:
+def make_tiny(folder: str | Path, seed: int = 0) -> Path:
     """Write the tiny model with random weights: config.json, model.safetensors, tokenizer, chat template.
-
-    sizes: those of another model to write in its place.
 
     The same seed gives the same weights, byte for byte; a folder made with it earlier is returned as it is.
     Raises ValueError for a negative seed and when the folder holds other files.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}, must be 0 or more")
-    settings = {"tiny": VERSION, "words": synthetic.VERSION, "seed": seed} | sizes.recorded()
-    return make_once(folder, settings, lambda partial: _write_model(partial, seed, sizes))
+    settings = {"tiny": VERSION, "words": synthetic.VERSION, "seed": seed}
+    return make_once(folder, settings, lambda partial: _write_model(partial, seed))
 
 
-def _write_model(folder: Path, seed: int, sizes: Sizes) -> None:
+def _write_model(folder: Path, seed: int) -> None:
     tokenizer = build_tokenizer([*synthetic.vocabulary_texts(), "user", "assistant"])
     with torch.random.fork_rng(devices=[]):  # building it draws weights that are not kept
-        model = Molmo2ForConditionalGeneration(build_config(tokenizer, sizes))
+        model = Molmo2ForConditionalGeneration(build_config(tokenizer))
     _initialise(model, torch.Generator().manual_seed(seed))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.pad_token_id)
@@ -175,7 +154,7 @@ def build_tokenizer(
     )
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> Molmo2Config:
+def build_config(tokenizer: PreTrainedTokenizerFast, sizes: Sizes = TINY) -> Molmo2Config:
     """A Molmo2 of these sizes; the numbers of its special tokens are the tokenizer's."""
     token = tokenizer.convert_tokens_to_ids
     vision, text = _attention(sizes.vision_width), _attention(sizes.llm_width)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,8 +20,7 @@ from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.convert import tensors as weights
-from stts.convert.convert import from_published, strip_scorer, to_published
-from stts.convert.sizes import molmo2_config, training_config
+from stts.convert.convert import from_published
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
 from tests.helpers.molmo2 import make_inputs, tiny_config
@@ -172,14 +170,6 @@ def run(tensors, tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "run", tensors)
 
 
-@pytest.fixture(scope="module")
-def ours(model, tmp_path_factory) -> Path:
-    """As save_pretrained writes it."""
-    folder = tmp_path_factory.mktemp("ours") / "saved"
-    model.save_pretrained(folder)
-    return folder
-
-
 def write_sharded(folder: Path, tensors: dict[str, Tensor], config: str = TRAINING_CONFIG) -> Path:
     """A training run's folder with a sharded checkpoint, optimizer state included."""
     folder.mkdir(parents=True)
@@ -308,28 +298,20 @@ def test_config_and_tokenizer_come_from_a_folder_like_it(model, tensors, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_there_and_back_gives_the_same_tensors(tensors, tmp_path, dtype):
+def test_tensors_keep_the_type_they_are_stored_in(tensors, model, tmp_path, dtype):
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     from_published(write_run(tmp_path / "run", tensors), tmp_path / "ours")
-    assert to_published(tmp_path / "ours", tmp_path / "back") == []
-    assert_same(torch.load(tmp_path / "back" / "model.pt", weights_only=True), tensors)
-    from_published(tmp_path / "back", tmp_path / "again")  # its config.yaml says enough
-    config = (tmp_path / "ours" / "config.json").read_text()
-    assert (tmp_path / "again" / "config.json").read_text() == config
-    assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("again", "ours")))
+    again = STTSMolmo2ForConditionalGeneration.from_pretrained(tmp_path / "ours", dtype="auto")
+    assert_same(again.state_dict(), {name: tensor.to(dtype) for name, tensor in model.state_dict().items()})
 
 
-def test_a_head_that_is_the_word_table_stays_one_on_the_way_back(tensors, tmp_path):
+def test_a_head_that_is_the_word_table_becomes_a_tensor_of_its_own(tensors, tmp_path):
     """Molmo2-4B is trained without a head of its own; Hugging Face folders always hold one."""
     tensors = {name: tensor for name, tensor in tensors.items() if name != "transformer.ff_out.weight"}
     config = TRAINING_CONFIG.replace("weight_tying: false", "weight_tying: true")
     from_published(write_run(tmp_path / "run", tensors, config), tmp_path / "ours")
     saved = load_file(tmp_path / "ours" / "model.safetensors")
     assert torch.equal(saved["lm_head.weight"], tensors["transformer.wte.embedding"])
-    (remark,) = to_published(tmp_path / "ours", tmp_path / "back")
-    assert "weight_tying" in remark
-    assert_same(torch.load(tmp_path / "back" / "model.pt", weights_only=True), tensors)
-    assert yaml.safe_load((tmp_path / "back" / "config.yaml").read_text())["model"]["llm"]["weight_tying"]
 
     untold = write_run(tmp_path / "untold", tensors)
     with pytest.raises(ValueError, match=r"missing: transformer\.ff_out\.weight (.|\n)*tied"):
@@ -338,44 +320,17 @@ def test_a_head_that_is_the_word_table_stays_one_on_the_way_back(tensors, tmp_pa
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), saved)
 
 
-def test_a_folder_saved_by_training_becomes_a_checkpoint(ours, tensors, tmp_path):
-    """transformers saves the words cut in halves, not where the vocabulary ends."""
-    saved = load_file(ours / "model.safetensors")
-    assert len(saved["model.transformer.wte.embedding"]) != len(tensors["transformer.wte.embedding"])
-    to_published(ours, tmp_path / "back")
-    assert_same(torch.load(tmp_path / "back" / "model.pt", weights_only=True), tensors)
-
-
-@pytest.mark.parametrize("vocabulary", [(48, 16), (10, 54)])
-def test_words_cut_elsewhere_are_cut_where_the_vocabulary_ends(vocabulary):
-    from stts.convert.names import NEW_WORDS, WORDS, with_words_split
-
-    words = torch.randn(64, 5)
-    stored = weights.Weights(
-        {WORDS: (32, 5), NEW_WORDS: (32, 5)}, {WORDS: words[:32], NEW_WORDS: words[32:]}.get
-    )
-    first, second = vocabulary
-    cut = with_words_split(stored, {WORDS: (first, 5), NEW_WORDS: (second, 5)})
-    assert cut.shapes == {WORDS: (first, 5), NEW_WORDS: (second, 5)}
-    assert torch.equal(cut.read(WORDS), words[:first])
-    assert torch.equal(cut.read(NEW_WORDS), words[first:])
-
-
-def test_a_stripped_folder_is_a_plain_molmo2(ours, model, tmp_path):
-    source = Path(shutil.copytree(ours, tmp_path / "source"))
-    (source / "tokenizer.json").write_text('{"any": "thing"}')
-    strip_scorer(source, tmp_path / "plain")
+def test_plain_transformers_loads_the_folder_without_its_scorer(run, model, tmp_path):
+    from_published(run, tmp_path / "ours")
     plain, loaded = Molmo2ForConditionalGeneration.from_pretrained(
-        tmp_path / "plain", output_loading_info=True
+        tmp_path / "ours", output_loading_info=True
     )
-    assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    written = json.loads((tmp_path / "plain" / "config.json").read_text())
-    assert "stts" not in written
-    assert written["architectures"] == ["Molmo2ForConditionalGeneration"]
-    assert (tmp_path / "plain" / "tokenizer.json").read_text() == '{"any": "thing"}'
+    assert not any(loaded[kind] for kind in ("missing_keys", "mismatched_keys"))
     kept = {name: tensor for name, tensor in model.state_dict().items() if ".scorer." not in name}
     assert_same(plain.state_dict(), kept)
-    unpruned = STTSMolmo2ForConditionalGeneration.from_pretrained(ours, stts=SETTINGS.replace(prune_ratio=0))
+    unpruned = STTSMolmo2ForConditionalGeneration.from_pretrained(
+        tmp_path / "ours", stts=SETTINGS.replace(prune_ratio=0)
+    )
     inputs = make_inputs([[3], [2, 1]])
     with torch.no_grad():
         assert torch.equal(plain(**inputs).logits, unpruned.eval()(**inputs).logits)
@@ -396,11 +351,9 @@ def test_many_files_hold_what_one_does(run, model, tmp_path, monkeypatch):
         with safe_open(tmp_path / "out" / file, "pt") as shard:
             assert name in shard.keys()  # noqa: SIM118
     assert_same_model(tmp_path / "out", model)
-    to_published(tmp_path / "out", tmp_path / "back")
-    assert_same(*(torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path / "back", run)))
 
 
-def test_missing_unexpected_and_misshapen_tensors_are_listed(tensors, ours, tmp_path):
+def test_missing_unexpected_and_misshapen_tensors_are_listed(tensors, tmp_path):
     damaged = dict(tensors)
     del damaged["transformer.blocks.1.att_proj.weight"]
     del damaged["vision_backbone.image_vit.transformer.temporal_token_scorer.mlp.w3.bias"]
@@ -414,19 +367,6 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed(tensors, ours, tmp_
         "  unexpected: vision_backbone.pad_embed (64,)",
         "  wrong shape: vision_backbone.image_projector.w2.weight is (48, 41), must be (48, 64)",
     ]
-    folder = Path(shutil.copytree(ours, tmp_path / "ours"))
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = 2
-    config["stts"]["scorer_hidden_dims"] = [40, 23]
-    (folder / "config.json").write_text(json.dumps(config))
-    for convert in (to_published, strip_scorer):
-        with pytest.raises(ValueError, match="does not fit") as caught:
-            convert(folder, tmp_path / "out")
-        problems = str(caught.value).splitlines()
-        fc2 = "model.vision_backbone.image_vit.scorer.fc2.bias is (24,), must be (23,)"
-        assert f"  wrong shape: {fc2}" in problems
-        assert "  unexpected: model.transformer.blocks.2.mlp.ff_proj.weight (128, 48)" in problems
-        assert len(problems) == 1 + 8 + 3
     assert leftovers(tmp_path / "out") == []
 
 
@@ -524,16 +464,15 @@ def test_settings_that_make_no_sense_are_named(run, tmp_path, change, options, m
     assert leftovers(tmp_path / "out") == []
 
 
-def test_wrong_folders_are_named(run, ours, tiny_folder, tmp_path):
+def test_wrong_folders_are_named(run, tiny_folder, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
-    for convert, source in ((from_published, run), (to_published, ours), (strip_scorer, ours)):
-        with pytest.raises(ValueError, match="full exists already"):
-            convert(source, full)
+    with pytest.raises(ValueError, match="full exists already"):
+        from_published(run, full)
     assert (full / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="looks like a Hugging Face folder already"):
-        from_published(ours, tmp_path / "out")
+        from_published(tiny_folder, tmp_path / "out")
     with pytest.raises(ValueError, match=r"there is no config\.yaml beside"):
         from_published(shutil.copy(run / "model.pt", tmp_path / "alone.pt"), tmp_path / "out")
     other = tmp_path / "other"
@@ -546,25 +485,10 @@ def test_wrong_folders_are_named(run, ours, tiny_folder, tmp_path):
         (other / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             from_published(run, tmp_path / "out", like=other)
-    for convert in (to_published, strip_scorer):
-        with pytest.raises(ValueError, match="without a scorer"):
-            convert(tiny_folder, tmp_path / "out")
-        with pytest.raises(ValueError, match="no such folder"):
-            convert(tmp_path / "nowhere", tmp_path / "out")
-    damaged = Path(shutil.copytree(ours, tmp_path / "damaged"))
-    (damaged / "model.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(ValueError, match=r"cannot read .*damaged/model\.safetensors"):
-        to_published(damaged, tmp_path / "out")
-
-
-def test_a_training_config_says_the_same_both_ways(model):
-    config = molmo2_config(training_config(model.config, tied=False)["model"])
-    again = training_config(config, tied=False) if not setattr(config, "stts", model.config.stts) else None
-    assert again == training_config(model.config, tied=False)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' memory counts")
-def test_mapped_files_take_no_memory_in_either_direction(tmp_path, monkeypatch):
+def test_mapped_files_take_no_memory(tmp_path, monkeypatch):
     config = tiny_config()
     config.text_config.intermediate_size = config.adapter_config.intermediate_size = 25_000
     config.stts = SETTINGS.to_dict()
@@ -588,12 +512,8 @@ def test_mapped_files_take_no_memory_in_either_direction(tmp_path, monkeypatch):
 
     monkeypatch.setattr(weights, "SHARD_BYTES", 20_000_000)
     monkeypatch.setattr(weights, "save_file", watched(weights.save_file))
-    monkeypatch.setattr(torch, "save", watched(torch.save))
     before = own_memory()
     from_published(run, tmp_path / "ours", like=tmp_path / "like")
-    assert 0 < peak < before + 10e6
-    before, peak = own_memory(), 0
-    to_published(tmp_path / "ours", tmp_path / "back")
     assert 0 < peak < before + 10e6
 
 
@@ -633,28 +553,31 @@ def script():
     return module
 
 
-def test_the_script_converts_both_ways_and_reports_errors_in_one_line(tiny_folder, tmp_path, capsys):
+def test_the_script_converts_and_reports_errors_in_one_line(tiny_folder, tmp_path, capsys):
     model = STTSMolmo2ForConditionalGeneration.from_pretrained(
         tiny_folder, stts=STTSConfig(scorer_hidden_dims=(16, 8), scorer_activation="silu")
     )
     run = write_run(tmp_path / "run", published_tensors(model), config="")
     convert = script()
-    folder, back, plain = (str(tmp_path / name) for name in ("folder", "back", "plain"))
+    folder = str(tmp_path / "folder")
     command = ["import", str(run), folder, "--like", str(tiny_folder), "--prune-ratio", "0.25"]
     convert.main(convert.parse(command))
     assert f"written to {folder}" in capsys.readouterr().out.splitlines()
     again, processor = load_model(ModelSpec(folder), STTSConfig())  # with tokenizer and all
     assert [processor.image_size] * 2 == model.config.vision_config.image_size
     assert_same(again.state_dict(), model.state_dict())
-    convert.main(convert.parse(["export", folder, back]))
-    assert_same(torch.load(Path(back, "model.pt"), weights_only=True), published_tensors(model))
-    convert.main(convert.parse(["strip", folder, plain]))
-    load_model(ModelSpec(plain), STTSConfig())
-    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        convert.main(convert.parse(["strip", plain, str(tmp_path / "twice")]))
+        convert.main(convert.parse(command))
     assert stop.value.code == 2
-    assert f"error: {plain} holds a Molmo2 without a scorer" in capsys.readouterr().err
+    assert f"\nerror: {folder} exists already" in f"\n{capsys.readouterr().err}"
     with pytest.raises(SystemExit) as stop:
         convert.parse(["import", folder])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["export", "strip"])
+def test_commands_that_are_gone_say_so(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script().parse([command, "folder", "back"])
+    assert stop.value.code == 2
+    assert f"{command} is gone: plain transformers loads" in capsys.readouterr().err

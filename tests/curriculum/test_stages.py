@@ -218,7 +218,7 @@ def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path) -> Non
 
 def test_settings_file_fits_the_dataclasses() -> None:
     values = OmegaConf.to_container(OmegaConf.load(CONFIG))
-    names = {field.name for field in dataclasses.fields(Curriculum)} - {"size"}  # a file of its own
+    names = {field.name for field in dataclasses.fields(Curriculum)}
     config = from_dict(Curriculum, {name: values[name] for name in names})
     assert config.align.train.lr.llm == config.questions.train.lr.vision == 0
     assert set(values) - names == {"defaults", "output_dir", "install", "hydra"}
@@ -268,3 +268,27 @@ def test_window_labels_mark_nothing_without_events() -> None:
         "colour": {6},
         "shape": {4},
     }
+
+
+@pytest.mark.parametrize("loss", ["align_loss", "answer_loss"])
+def test_bf16_sees_what_float32_sees(loss: str, tiny_folder: Path, scenes: list[Scene], processor) -> None:
+    losses, settings = [], {"distance": 0.3, "direct_share": 0.5, "times": 0.3, "names": 0.5}
+    for precision in ("auto", "bf16"):
+        model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
+        asked = stage(1e-3, 1e-3, **settings)
+        asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, mixed_precision=precision))
+        run = Run(model, processor, scenes, asked, np.random.default_rng(0), print)
+        found, _ = getattr(run, loss)()
+        found.backward()
+        assert all(p.grad is None or p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())
+        losses.append(found.item())
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_devices_that_there_are_not_are_named(curriculum: Curriculum, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="device is 'tpu', must be cpu, cuda or null"):
+        dataclasses.replace(curriculum, device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is 'cuda', but torch finds none"):
+        dataclasses.replace(curriculum, device="cuda")

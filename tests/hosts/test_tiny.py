@@ -15,13 +15,18 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    Molmo2Config,
+    Molmo2ForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
 
 from stts.data.processors.molmo2 import MULTIMODAL_TOKENS, VideoProcessor
 from stts.data.synthetic.clips import conversation, make_clip
 from stts.data.synthetic.spec import SyntheticSpec
 from stts.data.video.read import Clip
-from stts.hosts.tiny import EXTRA_TOKENS, make_tiny
+from stts.hosts.tiny import EXTRA_TOKENS, SHIPPED, build_config, make_tiny
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +238,19 @@ def test_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.apply_chat_template(turns[:2], tokenize=False).endswith("assistant\ntwo")
     with pytest.raises(Exception, match="alternate"):
         tokenizer.apply_chat_template(turns[1:], tokenize=False)
+
+
+def test_it_is_what_it_was(tiny_folder: Path) -> None:
+    """Sizes and record are those of the first version: its folders are found again."""
+    shipped = Molmo2Config.from_pretrained(SHIPPED)
+    built = build_config(AutoTokenizer.from_pretrained(SHIPPED))
+    for part in ("vision_config", "adapter_config", "text_config"):
+        changed = {"dtype", "transformers_version"}
+        one, other = (getattr(config, part).to_dict() for config in (built, shipped))
+        assert {k: v for k, v in one.items() if k not in changed} == {
+            k: v for k, v in other.items() if k not in changed
+        }
+    made = json.loads((tiny_folder / "made.json").read_text())
+    assert made["settings"] == {"tiny": 2, "words": 2, "seed": 0}
+    first = load_file(tiny_folder / "model.safetensors")["lm_head.weight"][0, :3]
+    torch.testing.assert_close(first, torch.tensor([-0.114906, -0.117612, -0.025575]), atol=1e-5, rtol=0)
