@@ -21,6 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from stts.files.durable import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("stts", "torch", "transformers", "numpy", "av", "decord")
 Step = Callable[[], Any]
@@ -177,9 +179,7 @@ def write_results(
     path = args.output / f"{name}-{args.device.split(':')[0]}.json"
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "name")}
     content = {"benchmark": name, "settings": settings, "machine": dict(facts), "rows": list(rows)}
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

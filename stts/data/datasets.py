@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ..files.jsonl import read_jsonl
 from .evidence import evidence_items, evidence_scores
 from .load import DataPaths, load_data
 from .processors.molmo2 import VideoProcessor
 from .rowfile import RowFile
-from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
+from .rows import answer_index, checked_rows, resolve_video, row_messages
 from .spec import DataSpec
 from .video.frame_folder import FOLDER_FPS
 from .video.guarded import GuardedReader

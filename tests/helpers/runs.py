@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stts.train.loop import TrainConfig
 
 # what a process saw before it was stopped is not saved
@@ -24,3 +26,19 @@ def rows(output_dir: Path, timed: bool = False) -> list[dict]:
 
 def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
+
+
+class Calls(torch.utils.data.Dataset):
+    """A data set that does something when its n-th example is asked for."""
+
+    def __init__(self, dataset, call: int, action) -> None:
+        self.dataset, self.call, self.action = dataset, call, action
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        self.call -= 1
+        if self.call == 0:
+            self.action()
+        return self.dataset[index]

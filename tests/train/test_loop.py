@@ -18,7 +18,7 @@ from stts.hosts.load import load_model
 from stts.train.loop import Interrupted, LearningRates, train
 from stts.train.run_folder import newest_checkpoint
 from stts.train.trainer import Trainer
-from tests.helpers.runs import config, rows, weights
+from tests.helpers.runs import Calls, config, rows, weights
 
 
 @pytest.fixture
@@ -31,22 +31,6 @@ def setup(tiny_folder: Path, clips: Path):
         return model, processor, VideoQADataset(clips / "train.jsonl", None, processor, frames=4)
 
     return make
-
-
-class Calls(torch.utils.data.Dataset):
-    """A data set that does something when its n-th example is asked for."""
-
-    def __init__(self, dataset, call: int, action) -> None:
-        self.dataset, self.call, self.action = dataset, call, action
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int):
-        self.call -= 1
-        if self.call == 0:
-            self.action()
-        return self.dataset[index]
 
 
 @pytest.fixture(scope="module")

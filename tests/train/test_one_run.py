@@ -16,7 +16,6 @@ import pytest
 import torch
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from test_train import Calls
 
 from stts import STTSConfig
 from stts.data import DataSpec, VideoQADataset
@@ -35,7 +34,7 @@ from stts.train.run_folder import (
     write_settings,
 )
 from tests.helpers.paths import ROOT
-from tests.helpers.runs import config, rows, weights
+from tests.helpers.runs import Calls, config, rows, weights
 
 ROW = {"id": "a", "video": None, "question": "What is red?", "answer": "red"}
 

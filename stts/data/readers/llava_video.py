@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..rowfile import scan
+from ...files.jsonl import scan
 from ..rows import resolve_video
 from .entry import Broken, Entry, Reader
 from .json_list import scan_list

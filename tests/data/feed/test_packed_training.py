@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train import Calls
 
 from stts import STTSConfig
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
@@ -25,7 +24,7 @@ from stts.train.loop import Interrupted, train
 from stts.train.optim import lr_factor, set_lr
 from stts.train.run_folder import newest_checkpoint
 from stts.train.trainer import Trainer
-from tests.helpers.runs import config, rows, weights
+from tests.helpers.runs import Calls, config, rows, weights
 
 PACKED = {"batch_size": 1, "max_tokens": 480, "max_frames": 10, "pack_buffer": 4, "loss_weight": "example"}
 

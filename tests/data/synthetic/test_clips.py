@@ -16,7 +16,7 @@ import pytest
 from stts.data import read_video
 from stts.data.datasets import load_data
 from stts.data.evidence import evidence_windows
-from stts.data.rows import checked_rows, read_jsonl, row_messages
+from stts.data.rows import checked_rows, row_messages
 from stts.data.synthetic.clips import conversation, make_clip, make_synthetic
 from stts.data.synthetic.events import Event
 from stts.data.synthetic.kinds import CELLS
@@ -26,6 +26,7 @@ from stts.data.synthetic.spec import COLOURS, SHAPES, SyntheticSpec
 from stts.data.video import encode
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
+from stts.files.jsonl import read_jsonl
 from tests.helpers.paths import ROOT
 
 SPEC = SyntheticSpec(num_train=5, num_test=5, seed=3)
