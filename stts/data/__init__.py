@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "load": ["load_data", "prepare_data"],
         "processors.molmo2": ["VideoProcessor"],
         "prompts": ["multiple_choice_prompt"],
-        "spec": ["DataSpec"],
+        "spec": ["DataSpec", "JsonlData", "MixtureData", "PublishedData", "SyntheticData"],
         "video.decode": ["VideoError"],
         "video.read": ["Clip", "read_video", "write_video"],
     },

@@ -28,7 +28,7 @@ from .load import load_data
 from .processors.molmo2 import IGNORE, VideoProcessor
 from .rowfile import index_rows
 from .rows import check_row, row_messages
-from .spec import DataSpec
+from .spec import DataSpec, MixtureData
 from .video.guarded import GuardedReader
 from .video.read import probe_video, read_video
 
@@ -106,12 +106,13 @@ def check_data(
     Returns what was found, and the order in which training draws the examples that are not wrong by their rows.
     """
     findings, parts = Findings(), {}
-    for name, part in spec.datasets.items() if spec.name == "mixture" else {"": spec}.items():
-        if data := _open(part.replace(decode_timeout=spec.decode_timeout), processor, video, findings):
+    for name, part in spec.parts.items():
+        if data := _open(part, processor, video, findings):
             parts[name] = Probe(data, stts.prune_ratio, decode)
     if not parts:
         return findings, Order([1], 0)
-    whole = Mixture(parts, {name: spec.datasets[name].weight for name in parts} if spec.datasets else None)
+    is_mixture = isinstance(spec, MixtureData)
+    whole = Mixture(parts, {name: part.weight for name, part in spec.parts.items()} if is_mixture else None)
     numbers = range(len(whole))
     if limit is not None and limit < len(whole):
         numbers = np.sort(np.random.default_rng(0).choice(len(whole), limit, replace=False)).tolist()
@@ -121,7 +122,7 @@ def check_data(
             findings.unreadable.add(number)
         else:
             findings.measured[number] = found
-    return findings, Order(whole.sizes, 0, whole.weights if spec.datasets else None)
+    return findings, Order(whole.sizes, 0, whole.weights if is_mixture else None)
 
 
 def _open(
@@ -136,7 +137,7 @@ def _open(
     findings.num_rows += len(problems) + len(rows)
     if not len(rows):
         return None
-    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": spec.folder_fps, **video}
+    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": paths.folder_fps, **video}
     return VideoQADataset(paths.train, paths.root, processor, rows=rows, **settings)
 
 

@@ -13,31 +13,17 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ..files.jsonl import read_jsonl
 from .evidence import evidence_items, evidence_scores
-from .load import DataPaths, load_data
+from .load import load_data
 from .processors.molmo2 import VideoProcessor
 from .rowfile import RowFile
-from .rows import answer_index, checked_rows, resolve_video, row_messages
-from .spec import DataSpec
-from .video.frame_folder import FOLDER_FPS
+from .rows import checked_rows, resolve_video, row_messages
+from .spec import DataSpec, MixtureData
+from .video.config import FOLDER_FPS
 from .video.guarded import GuardedReader
 from .video.read import Clip, read_video
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "DataPaths",
-    "DataSpec",
-    "Mixture",
-    "VideoQADataset",
-    "answer_index",
-    "load_data",
-    "read_jsonl",
-    "resolve_video",
-    "row_messages",
-    "training_data",
-]
 
 
 class VideoQADataset(Dataset):
@@ -171,13 +157,9 @@ def training_data(spec: DataSpec, processor: VideoProcessor, **video: Any) -> Vi
 
     video: frames, max_fps, sampling, backend as VideoQADataset takes them.
     """
-    if spec.name == "mixture":
-        settings = {"decode_timeout": spec.decode_timeout}
-        parts = {
-            name: training_data(part.replace(**settings), processor, **video)
-            for name, part in spec.datasets.items()
-        }
-        weights = {name: part.weight for name, part in spec.datasets.items()}
+    if isinstance(spec, MixtureData):
+        parts = {name: training_data(part, processor, **video) for name, part in spec.parts.items()}
+        weights = {name: part.weight for name, part in spec.parts.items()}
         return Mixture(parts, weights, spec.max_bad_fraction)
     paths = load_data(spec)
     return VideoQADataset(
@@ -186,6 +168,6 @@ def training_data(spec: DataSpec, processor: VideoProcessor, **video: Any) -> Vi
         processor,
         decode_timeout=spec.decode_timeout,
         max_bad_fraction=spec.max_bad_fraction,
-        folder_fps=spec.folder_fps,
+        folder_fps=paths.folder_fps,
         **video,
     )

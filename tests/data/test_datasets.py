@@ -10,17 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stts.data import VideoError, write_video
-from stts.data.datasets import (
-    DataSpec,
-    VideoQADataset,
-    answer_index,
-    load_data,
-    read_jsonl,
-    resolve_video,
-    row_messages,
-)
-from stts.data.rows import checked_rows
+from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data, write_video
+from stts.data.rows import answer_index, checked_rows, resolve_video, row_messages
+from stts.files.jsonl import read_jsonl
 
 QUESTION = {"id": "q1", "video": "clip.mp4", "question": "Which?", "answer": "a cat"}
 ONE_FORM = {"question": ..., "answer": ...}
@@ -393,7 +385,7 @@ def test_own_files(tmp_path):
     path = write_rows(tmp_path, QUESTION)
     paths = load_data(DataSpec.from_dict({"name": "jsonl", "annotations": str(path), "root": str(tmp_path)}))
     assert (paths.train, paths.test, paths.root) == (path, None, tmp_path)
-    assert load_data(DataSpec("jsonl", str(path), str(path))).root is None
+    assert load_data(JsonlData(str(path), str(path))).root is None
 
 
 @pytest.mark.parametrize(
@@ -404,6 +396,24 @@ def test_own_files(tmp_path):
         ({"name": "jsonl", "annotations": "a.jsonl", "seed": 0}, "data.seed is unknown"),
         ({"name": "jsonl", "annotations": "a.jsonl", "folder": "x"}, "data.folder has no meaning"),
         ({"name": "synthetic", "root": "x"}, "data.root has no meaning"),
+        (
+            {"annotations": "x"},
+            "annotations has no meaning with data.name=synthetic, add data=jsonl or data=ll",
+        ),
+        (
+            {"name": "molmo2", "annotations": "x", "seed": 0},
+            "data.seed is unknown, data.name=molmo2 takes anno",
+        ),
+        ({"name": "mixture"}, "data.datasets is empty"),
+        ({"name": "mixture", "datasets": {"a": {"name": "mixture"}}}, "data.datasets.a is"),
+        (
+            {"name": "mixture", "datasets": {"a": {"name": "jsonl"}}},
+            "data.datasets.a: data.annotations is not",
+        ),
+        ({"name": "jsonl", "annotations": 3}, "data.annotations is 3, must be str"),
+        ({"decode_timeout": 0}, "data.decode_timeout is 0"),
+        ({"max_bad_fraction": 2}, "data.max_bad_fraction is 2"),
+        ({"weight": -1}, "weight is -1"),
     ],
 )
 def test_settings_that_do_not_go_together(values, message):

@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .config import FOLDER_FPS
 from .containers import MAX_PIXELS, VideoError
 from .decode import PyAVReader
 from .decode_decord import DecordReader
 from .encode import write_video
-from .frame_folder import FOLDER_FPS, FrameFolder
+from .frame_folder import FrameFolder
 from .pixels import resize_frames
 from .sampling import choose_frames
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts.data import read_video
-from stts.data.datasets import load_data
+from stts.data import DataSpec, load_data, read_video
 from stts.data.evidence import evidence_windows
 from stts.data.rows import checked_rows, row_messages
 from stts.data.synthetic.clips import conversation, make_clip, make_synthetic
@@ -405,8 +404,6 @@ def test_config_gives_the_default_settings(tmp_path: Path) -> None:
 
 
 def test_load_data_generates(tmp_path: Path) -> None:
-    from stts.data.datasets import DataSpec
-
     spec = DataSpec.from_dict({"name": "synthetic", "folder": None, "num_train": 1, "num_test": 1, "seed": 0})
     paths = load_data(spec, tmp_path / "made")
     assert json.loads(paths.train.read_text())["video"] == "videos/train_00000.mp4"

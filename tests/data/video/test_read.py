@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stts import STTSConfig
-from stts.data import DataSpec, VideoError, read_video, write_video
+from stts.data import JsonlData, VideoError, read_video, write_video
 from stts.data.check import check_data
 from stts.data.video import containers, decode
 from stts.data.video.containers import FORMATS
@@ -534,7 +534,7 @@ def test_check_of_the_data_finds_damage(whole, tmp_path, tiny_folder):
     rows = [{"id": name, "video": name, **asked} for name in ("hurt.mp4", "fine.mp4")]
     shutil.copy(source, tmp_path / "fine.mp4")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = DataSpec(name="jsonl", annotations=str(tmp_path / "rows.jsonl"))
+    spec = JsonlData(annotations=str(tmp_path / "rows.jsonl"))
     processor = load_processor(ModelSpec(str(tiny_folder)), STTSConfig())
     settings = {"frames": 100, "max_fps": 10.0}
     assert not check_data(spec, processor, STTSConfig(), settings, 0)[0].wrong
