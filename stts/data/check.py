@@ -7,7 +7,7 @@ are decoded only when asked for: that finds damage inside a file, and takes as l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -29,6 +29,7 @@ from .processors.molmo2 import IGNORE, VideoProcessor
 from .rowfile import index_rows
 from .rows import check_row, row_messages
 from .spec import DataSpec, MixtureData
+from .video.config import VideoConfig
 from .video.guarded import GuardedReader
 from .video.read import probe_video, read_video
 
@@ -96,7 +97,7 @@ def check_data(
     spec: DataSpec,
     processor: VideoProcessor,
     stts: STTSConfig,
-    video: Mapping[str, Any],
+    video: VideoConfig,
     workers: int,
     limit: int | None = None,
     decode: bool = False,
@@ -126,7 +127,7 @@ def check_data(
 
 
 def _open(
-    spec: DataSpec, processor: VideoProcessor, video: Mapping[str, Any], findings: Findings
+    spec: DataSpec, processor: VideoProcessor, video: VideoConfig, findings: Findings
 ) -> VideoQADataset | None:
     """The rows of one dataset that are not wrong; None when all are. The others go to the findings."""
     paths, problems = load_data(spec), []
@@ -137,8 +138,8 @@ def _open(
     findings.num_rows += len(problems) + len(rows)
     if not len(rows):
         return None
-    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": paths.folder_fps, **video}
-    return VideoQADataset(paths.train, paths.root, processor, rows=rows, **settings)
+    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": paths.folder_fps, "rows": rows}
+    return VideoQADataset(paths.train, paths.root, processor, video, **settings)
 
 
 class _Parts(Dataset):

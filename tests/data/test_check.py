@@ -14,11 +14,12 @@ from stts.data.check import check_data, measure_epoch
 from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
 from stts.data.feed.budget import Budget
 from stts.data.feed.feed import Feed, FeedSpec
+from stts.data.video.config import VideoConfig
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
 from tests.helpers.paths import ROOT
 
-VIDEO = {"frames": 4}
+VIDEO = VideoConfig(4)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_sizes_are_those_of_training(mixed, clips, processor):
     spec = JsonlData(str(clips / "train.jsonl"))
     for decode in (False, True):
         findings, order = check_data(spec, processor, STTSConfig(prune_ratio=0.5), VIDEO, 0, decode=decode)
-        data, collate = training_data(spec, processor, **VIDEO), Collator(0, 0.5)
+        data, collate = training_data(spec, processor, VIDEO), Collator(0, 0.5)
         for i in range(len(data)):
             example, measured = data[i], findings.measured[i]
             assert measured.size == collate.size(example)
@@ -103,7 +104,7 @@ def test_an_epoch_is_as_long_as_training_finds_it(clips, processor, batch_size, 
     assert (epoch.examples, epoch.too_long) == (6, 0)
     assert epoch.tokens == sum(m.size.tokens for m in findings.measured.values())
     assert epoch.frames == sum(m.size.frames for m in findings.measured.values())
-    data = training_data(spec, processor, **VIDEO)
+    data = training_data(spec, processor, VIDEO)
     feed = Feed(data, Collator(0, 0.5, budget.tokens), FeedSpec(batch_size, 0, buffer))
     drawn = 0
     for batch in islice(feed, epoch.batches - (1 if buffer else 0)):

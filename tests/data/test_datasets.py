@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data, write_video
 from stts.data.rows import answer_index, checked_rows, resolve_video, row_messages
+from stts.data.video.config import VideoConfig
 from stts.files.jsonl import read_jsonl
 
 QUESTION = {"id": "q1", "video": "clip.mp4", "question": "Which?", "answer": "a cat"}
@@ -168,7 +170,7 @@ def test_examples_carry_clip_messages_and_id(videos):
         {"id": 7, "video": "clip.mp4", "messages": TURNS},
         {"id": "t", "video": None, "messages": TURNS},
     ]
-    data = dataset(videos, *rows, frames=3, max_fps=1)
+    data = dataset(videos, *rows, frames=VideoConfig(3, max_fps=1))
     assert len(data) == 3
     first, second, third = (data[i] for i in range(3))
     assert (first["id"], second["id"], third["id"]) == ("q1", "7", "t")
@@ -182,7 +184,7 @@ def test_examples_carry_clip_messages_and_id(videos):
 
 def test_only_the_part_asked_for_is_read(videos):
     row = QUESTION | {"start": 1.0, "end": 2.0}
-    clip = dataset(videos, row, frames=8, max_fps=8)[0]["clip"]
+    clip = dataset(videos, row, frames=VideoConfig(8, max_fps=8))[0]["clip"]
     levels = clip.frames.mean((1, 2, 3)) / 10
     assert levels.min() >= 7.5
     assert levels.max() <= 16.5
@@ -193,10 +195,11 @@ def test_the_root_is_the_files_own_folder_by_default(videos):
 
 
 def test_sampling_and_backend_are_passed_on(videos):
-    with pytest.raises(ValueError, match="backend is 'vlc'"):
-        dataset(videos, QUESTION, backend="vlc")[0]
-    with pytest.raises(ValueError, match="sampling is 'none'"):
-        dataset(videos, QUESTION, sampling="none")[0]
+    asked = VideoConfig(3, max_fps=1.5, backend="decord", sampling="transformers")
+    data = dataset(videos, QUESTION | {"end": 2.0}, frames=asked, folder_fps=5.0)
+    data.read = lambda path, **settings: settings
+    own = {"start": None, "end": 2.0, "size": Recorder.image_size, "folder_fps": 5.0}
+    assert data.read_clip(0, data.rows[0]) == dataclasses.asdict(asked) | own
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...files.make_once import make_once
 from ..rows import check_row
-from .entry import Broken, Entry, Reader, Unused
+from .base import Broken, Entry, PublishedReader, Unused
 
 if TYPE_CHECKING:
     from ..spec import PublishedData
@@ -44,7 +44,7 @@ def convert(spec: PublishedData) -> tuple[Path, None, Path]:
     return folder / "train.jsonl", None, root
 
 
-def _reader(name: str) -> type[Reader]:
+def _reader(name: str) -> type[PublishedReader]:
     if name == "llava_video":
         from .llava_video import LlavaVideo
 
@@ -67,7 +67,7 @@ def _files(annotations: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return files
 
 
-def _write(folder: Path, spec: PublishedData, reader: Reader) -> None:
+def _write(folder: Path, spec: PublishedData, reader: PublishedReader) -> None:
     """Fill a folder with train.jsonl and left_out.jsonl."""
     kept, missing, broken, unused = 0, [], [], []
     with (folder / "train.jsonl").open("w", encoding="utf-8") as out:
@@ -96,7 +96,7 @@ def _write(folder: Path, spec: PublishedData, reader: Reader) -> None:
         )
 
 
-def _entries(reader: Reader, broken: list[Broken], unused: list[Broken]) -> Iterator[Entry]:
+def _entries(reader: PublishedReader, broken: list[Broken], unused: list[Broken]) -> Iterator[Entry]:
     for entry in reader.entries():
         if isinstance(entry, Unused):
             unused.append(entry)

@@ -15,7 +15,7 @@ from stts import STTSConfig
 from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data, read_video, training_data
 from stts.data.check import check_data
 from stts.data.rows import checked_rows
-from stts.data.video.config import FOLDER_FPS
+from stts.data.video.config import FOLDER_FPS, VideoConfig
 from stts.eval.config import EvalConfig
 from stts.eval.reading import read_clip
 from stts.eval.tasks import BenchmarkSpec
@@ -220,7 +220,7 @@ def test_llava_hound_as_published(hound, tmp_path, tiny_folder):
     assert data[0]["video_grids"][0, 0] == len(shown(hound / "frames" / "whole", folder_fps=4.0)[0]) == 7
     for decode, wrong in ((False, []), (True, ["damaged"])):
         findings, _ = check_data(
-            spec, processor, STTSConfig(), {"frames": 100, "max_fps": 4.0}, 0, decode=decode
+            spec, processor, STTSConfig(), VideoConfig(100, max_fps=4.0), 0, decode=decode
         )
         assert [
             name for name in ("whole", "damaged") if any(f"/{name}/" in text for text in findings.wrong)
