@@ -123,6 +123,15 @@ def peak_memory(step: Step, device: str = "cpu") -> int | None:
     return max(_status("VmHWM") - before, 0)
 
 
+def peak_if_it_fits(step: Step, device: str) -> int | str | None:
+    """As peak_memory, or "out of memory"."""
+    try:
+        return peak_memory(step, device)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return "out of memory"
+
+
 def _return_freed_memory() -> None:
     """Hand freed blocks back to the system, which glibc otherwise keeps resident and uses again unseen."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -194,6 +203,16 @@ def timing_fields(timing: Timing) -> dict[str, Any]:
     """A Timing as JSON, rounded to microseconds."""
     fields = asdict(timing)
     return fields | {key: round(fields[key], 6) for key in ("seconds", "wall")}
+
+
+def milliseconds(seconds: float, digits: int = 1) -> str:
+    """For a table."""
+    return f"{seconds * 1e3:.{digits}f}"
+
+
+def rounded(value: float | None, digits: int = 2) -> str | None:
+    """For a table; None stays None."""
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def megabytes(size: int | None) -> str | None:

@@ -32,6 +32,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from stts.files.durable import write_whole
 from stts.files.jsonl import read_jsonl
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a pool of threads does not survive a fork
@@ -216,7 +217,7 @@ def soak(cycles: int, out: Path, seed: int) -> dict[str, Any]:
             "fallbacks": count_in_logs(out, "going on from"),
             "minutes": round((time.perf_counter() - began) / 60, 1),
         }
-        (out / "soak.json").write_text(json.dumps(figures, indent=1) + "\n")
+        write_whole(out / "soak.json", json.dumps(figures, indent=1) + "\n")
         print(
             f"{figures['cycles']} of {cycles} cycles, {figures['runs']} runs: {kind}, status {code}",
             flush=True,
