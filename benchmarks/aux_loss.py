@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import megabytes, parser, prepare, print_table, run_steps, write_results
-from figures import figure, hardware, lines
+from common import megabytes, milliseconds, parser, prepare, print_table, run_steps, write_results
+from figures import figure, hardware, lines, over_frames
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> Path:
         [
             row["loss"],
             row["frames"],
-            f"{row['seconds'] * 1e3:.1f}",
+            milliseconds(row["seconds"]),
             *(megabytes(row[key]) for key in ("peak_bytes", "gradient_bytes")),
         ]
         for row in rows
@@ -85,10 +85,8 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     scales = {"seconds": (1e3, "ms"), "peak_bytes": (1e-6, "peak MB")}
     with figure(path, title, columns=2) as axes:
         for ax, (key, (scale, label)) in zip(axes, scales.items(), strict=True):
-            names = dict.fromkeys(row["loss"] for row in rows)
             found = [row for row in rows if row[key]]
-            series = {n: {r["frames"]: r[key] * scale for r in found if r["loss"] == n} for n in names}
-            lines(ax, series, "frames", label)
+            lines(ax, over_frames(found, "loss", key, scale), "frames", label)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import default_device, now, on_cuda, parser, prepare, print_table, write_results
+from common import default_device, milliseconds, now, on_cuda, parser, prepare, print_table, write_results
 from figures import figure, hardware, stacked
 from presets import PRESETS, build_model, make_inputs, preset_config
 from speed import prefill
@@ -151,7 +151,7 @@ def names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    cells = [[part, *(f"{row[part] * 1e3:.1f}" for row in rows)] for part in (*PARTS, "total")]
+    cells = [[part, *(milliseconds(row[part]) for row in rows)] for part in (*PARTS, "total")]
     cells.append(["scorer, select, gather, placeholders", *(f"{row['overhead_share']:.1%}" for row in rows)])
     print_table(f"forward of {args.preset}, {args.frames} frames, {args.device}", ["ms", *names(rows)], cells)
 

@@ -21,6 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from stts.files.durable import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("stts", "torch", "transformers", "numpy", "av", "decord")
 Step = Callable[[], Any]
@@ -121,6 +123,15 @@ def peak_memory(step: Step, device: str = "cpu") -> int | None:
     return max(_status("VmHWM") - before, 0)
 
 
+def peak_if_it_fits(step: Step, device: str) -> int | str | None:
+    """As peak_memory, or "out of memory"."""
+    try:
+        return peak_memory(step, device)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return "out of memory"
+
+
 def _return_freed_memory() -> None:
     """Hand freed blocks back to the system, which glibc otherwise keeps resident and uses again unseen."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -177,9 +188,7 @@ def write_results(
     path = args.output / f"{name}-{args.device.split(':')[0]}.json"
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "name")}
     content = {"benchmark": name, "settings": settings, "machine": dict(facts), "rows": list(rows)}
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
@@ -194,6 +203,16 @@ def timing_fields(timing: Timing) -> dict[str, Any]:
     """A Timing as JSON, rounded to microseconds."""
     fields = asdict(timing)
     return fields | {key: round(fields[key], 6) for key in ("seconds", "wall")}
+
+
+def milliseconds(seconds: float, digits: int = 1) -> str:
+    """For a table."""
+    return f"{seconds * 1e3:.{digits}f}"
+
+
+def rounded(value: float | None, digits: int = 2) -> str | None:
+    """For a table; None stays None."""
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def megabytes(size: int | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import measure, parser, prepare, print_table, timing_fields, write_results
+from common import measure, milliseconds, parser, prepare, print_table, timing_fields, write_results
 from figures import bars, figure, hardware
 
 from stts.data import read_video, write_video
@@ -60,7 +60,7 @@ def report(rows: list[dict[str, Any]], title: str) -> None:
             row["backend"],
             row["keyframe_every"],
             row["frames"],
-            f"{row['seconds'] * 1e3:.0f}",
+            milliseconds(row["seconds"], 0),
             f"{row['frames_per_core_s']:.1f}",
         ]
         for row in rows

@@ -42,6 +42,16 @@ def lines(ax: Axes, series: Mapping[str, Mapping[float, float]], xlabel: str, yl
     ax.legend(frameon=False, fontsize=8)
 
 
+def over_frames(
+    rows: Sequence[Mapping[str, Any]], by: str, key: str, scale: float
+) -> dict[str, dict[float, float]]:
+    """For lines: rows -> their value under `by` -> number of frames -> scale * value under `key`."""
+    series: dict[str, dict[float, float]] = {}
+    for row in rows:
+        series.setdefault(row[by], {})[row["frames"]] = row[key] * scale
+    return series
+
+
 def bars(ax: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str) -> None:
     """A group of bars for each of groups, one bar of each series."""
     width = 0.8 / len(series)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import megabytes, parser, prepare, print_table, run_steps, write_results
-from figures import figure, hardware, lines
+from common import megabytes, milliseconds, parser, prepare, print_table, run_steps, write_results
+from figures import figure, hardware, lines, over_frames
 from torch import Tensor
 
 from stts.pruning.packing import bin_slots, pack, plan_bins, plan_packing, unpack
@@ -73,8 +73,8 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             row["step"],
             row["frames"],
             row["ratio"],
-            f"{row['seconds'] * 1e3:.3f}",
-            f"{min(row['repeats']) * 1e3:.3f}",
+            milliseconds(row["seconds"], 3),
+            milliseconds(min(row["repeats"]), 3),
             row["bins"],
             megabytes(row["peak_bytes"]),
         ]
@@ -90,9 +90,7 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     with figure(path, title, columns=len(ratios)) as axes:
         for ax, ratio in zip(axes, ratios, strict=True):
             found = [row for row in rows if row["ratio"] == ratio]
-            names = dict.fromkeys(row["step"] for row in found)
-            series = {n: {r["frames"]: r["seconds"] * 1e3 for r in found if r["step"] == n} for n in names}
-            lines(ax, series, f"frames, {ratio:.0%} dropped", "ms")
+            lines(ax, over_frames(found, "step", "seconds", 1e3), f"frames, {ratio:.0%} dropped", "ms")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from stts.files.durable import write_whole
+from stts.files.jsonl import read_jsonl
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a pool of threads does not survive a fork
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -159,8 +162,8 @@ def damage_newest(run: Path, rng: random.Random) -> str | None:
 
 def rows(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what is measured by a clock; a torn or doubled row would show."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
+    found = read_jsonl(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in found]
 
 
 def differences(run: Path, reference: Path) -> list[str]:
@@ -214,7 +217,7 @@ def soak(cycles: int, out: Path, seed: int) -> dict[str, Any]:
             "fallbacks": count_in_logs(out, "going on from"),
             "minutes": round((time.perf_counter() - began) / 60, 1),
         }
-        (out / "soak.json").write_text(json.dumps(figures, indent=1) + "\n")
+        write_whole(out / "soak.json", json.dumps(figures, indent=1) + "\n")
         print(
             f"{figures['cycles']} of {cycles} cycles, {figures['runs']} runs: {kind}, status {code}",
             flush=True,

@@ -23,9 +23,10 @@ from common import (
     megabytes,
     on_cuda,
     parser,
-    peak_memory,
+    peak_if_it_fits,
     prepare,
     print_table,
+    rounded,
     timing_fields,
     write_results,
 )
@@ -119,15 +120,6 @@ def measure_frames(model: nn.Module, frames: int, args: argparse.Namespace) -> I
         yield make_row(model, frames, args.mode, variant, timings, peaks)
 
 
-def peak_if_it_fits(step: Step, device: str) -> int | str | None:
-    """As peak_memory, or "out of memory"."""
-    try:
-        return peak_memory(step, device)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return "out of memory"
-
-
 def make_step(model: nn.Module, inputs: dict[str, Any], mode: str, way: str, ratio: float) -> Step:
     """One pass of one variant, settings of the model included."""
     run = {"train": train, "prefill": prefill, "vit": vit, "generate": generate}[mode]
@@ -218,19 +210,15 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
         cells.append(
             [
                 *(row["variant"], row["ratio"] or None, row["frames"]),
-                *(figures(row.get(key), 3) for key in ("seconds", "wall")),
-                figures(row.get("speedup")),
+                *(rounded(row.get(key), 3) for key in ("seconds", "wall")),
+                rounded(row.get("speedup")),
                 turns and f"{turns[0]:.2f} to {turns[1]:.2f}",
-                *(figures(row.get(key)) for key in ("limit", "share_of_limit")),
+                *(rounded(row.get(key)) for key in ("limit", "share_of_limit")),
                 peak if isinstance(peak, str) else megabytes(peak),
-                figures(row.get("peak_share")),
+                rounded(row.get("peak_share")),
             ]
         )
     print_table(f"{args.preset}, {args.mode}, {args.device}", columns, cells)
-
-
-def figures(value: float | None, digits: int = 2) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

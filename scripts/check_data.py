@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def main(config: dict[str, Any]) -> int:
     console, train = Console(highlight=False), run.train.for_devices(check.processes)
     processor = load_processor(run.model, run.stts, run.checkpoint)
     workers = (train.num_workers, check.limit, check.decode)
-    findings, order = check_data(run.data, processor, run.stts, dataclasses.asdict(run.video), *workers)
+    findings, order = check_data(run.data, processor, run.stts, run.video, *workers)
     good = print_problems(console, findings, run.data.max_bad_fraction)
     if check.output:
         Path(check.output).write_text("".join(f"{problem}\n" for problem in findings.wrong), encoding="utf-8")

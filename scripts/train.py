@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -42,7 +41,7 @@ def main(config: dict[str, Any]) -> int:
 
     torch.manual_seed(run.train.seed)  # of a fresh scorer's weights
     model, processor = load_model(run.model, run.stts, run.checkpoint)
-    dataset = training_data(run.data, processor, **dataclasses.asdict(run.video))
+    dataset = training_data(run.data, processor, run.video)
     evaluate = None
     if run.train.eval_every:
         evaluate = periodic_evaluation(run.benchmark, run.evaluation, processor, run.output_dir)

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "processors.molmo2": ["VideoProcessor"],
         "processors.qwen": ["QwenProcessor"],
         "prompts": ["multiple_choice_prompt"],
-        "spec": ["DataSpec"],
+        "spec": ["DataSpec", "JsonlData", "MixtureData", "PublishedData", "SyntheticData"],
         "video.decode": ["VideoError"],
         "video.read": ["Clip", "read_video", "write_video"],
     },

@@ -7,7 +7,7 @@ are decoded only when asked for: that finds damage inside a file, and takes as l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -27,7 +27,8 @@ from .load import load_data
 from .processors.base import IGNORE, Processor
 from .rowfile import index_rows
 from .rows import check_row, row_messages
-from .spec import DataSpec
+from .spec import DataSpec, MixtureData
+from .video.config import VideoConfig
 from .video.guarded import GuardedReader
 from .video.read import probe_video, read_video
 
@@ -91,7 +92,7 @@ def check_data(
     spec: DataSpec,
     processor: Processor,
     stts: STTSConfig,
-    video: Mapping[str, Any],
+    video: VideoConfig,
     workers: int,
     limit: int | None = None,
     decode: bool = False,
@@ -101,12 +102,13 @@ def check_data(
     Returns what was found, and the order in which training draws the examples that are not wrong by their rows.
     """
     findings, parts = Findings(), {}
-    for name, part in spec.datasets.items() if spec.name == "mixture" else {"": spec}.items():
-        if data := _open(part.replace(decode_timeout=spec.decode_timeout), processor, video, findings):
+    for name, part in spec.parts.items():
+        if data := _open(part, processor, video, findings):
             parts[name] = Probe(data, stts.prune_ratio, decode)
     if not parts:
         return findings, Order([1], 0)
-    whole = Mixture(parts, {name: spec.datasets[name].weight for name in parts} if spec.datasets else None)
+    is_mixture = isinstance(spec, MixtureData)
+    whole = Mixture(parts, {name: part.weight for name, part in spec.parts.items()} if is_mixture else None)
     numbers = range(len(whole))
     if limit is not None and limit < len(whole):
         numbers = np.sort(np.random.default_rng(0).choice(len(whole), limit, replace=False)).tolist()
@@ -116,11 +118,11 @@ def check_data(
             findings.unreadable.add(number)
         else:
             findings.measured[number] = found
-    return findings, Order(whole.sizes, 0, whole.weights if spec.datasets else None)
+    return findings, Order(whole.sizes, 0, whole.weights if is_mixture else None)
 
 
 def _open(
-    spec: DataSpec, processor: Processor, video: Mapping[str, Any], findings: Findings
+    spec: DataSpec, processor: Processor, video: VideoConfig, findings: Findings
 ) -> VideoQADataset | None:
     """The rows of one dataset that are not wrong; None when all are. The others go to the findings."""
     paths, problems = load_data(spec), []
@@ -131,8 +133,8 @@ def _open(
     findings.num_rows += len(problems) + len(rows)
     if not len(rows):
         return None
-    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": spec.folder_fps, **video}
-    return VideoQADataset(paths.train, paths.root, processor, rows=rows, **settings)
+    settings = {"decode_timeout": spec.decode_timeout, "folder_fps": paths.folder_fps, "rows": rows}
+    return VideoQADataset(paths.train, paths.root, processor, video, **settings)
 
 
 class _Parts(Dataset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
@@ -14,40 +15,29 @@ import torch
 from torch.utils.data import Dataset
 
 from .evidence import evidence_scores
-from .load import DataPaths, load_data
+from .load import load_data
 from .processors.base import Processor, evidence_in
 from .rowfile import RowFile
-from .rows import answer_index, checked_rows, read_jsonl, resolve_video, row_messages
-from .spec import DataSpec
-from .video.frame_folder import FOLDER_FPS
+from .rows import checked_rows, resolve_video, row_messages
+from .spec import DataSpec, MixtureData
+from .video.config import FOLDER_FPS, VideoConfig
 from .video.guarded import GuardedReader
 from .video.read import Clip, read_video
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "DataPaths",
-    "DataSpec",
-    "Mixture",
-    "VideoQADataset",
-    "answer_index",
-    "load_data",
-    "read_jsonl",
-    "resolve_video",
-    "row_messages",
-    "training_data",
-]
-
 
 class VideoQADataset(Dataset):
     """Examples of one JSONL file, decoded and processed when asked for; the file itself stays on disk.
 
-    annotations: the JSONL file; root: folder of the videos, by default that of the file; frames: at most so
-    many of each clip; max_fps, sampling and backend as in read_video; decode_timeout: seconds that reading a video
-    may take (None: any); max_bad_fraction: share of the examples that training may find unreadable and go on.
-    folder_fps: images a second of videos that are folders of them. rows: those of the file that count; None: all.
-    Every row is checked at once, its video only when it is read.
-    Raises ValueError naming file and line.
+    annotations: the JSONL file; root: folder of the videos, None: that of the file.
+    frames: at most so many of each clip, or all that a VideoConfig says of them.
+    decode_timeout: seconds that reading a video may take (None: any).
+    max_bad_fraction: share of the examples that training may find unreadable and go on.
+    folder_fps: images a second of videos that are folders of them.
+    rows: those of the file that count; None: all.
+
+    Every row is checked at once, its video only when it is read. Raises ValueError naming file and line.
     """
 
     def __init__(
@@ -55,22 +45,17 @@ class VideoQADataset(Dataset):
         annotations: str | PathLike,
         root: str | PathLike | None,
         processor: Processor,
-        frames: int,
-        max_fps: float = 2.0,
-        sampling: str = "time",
-        backend: str = "auto",
+        frames: int | VideoConfig,
         decode_timeout: float | None = None,
         max_bad_fraction: float = 0.0,
         folder_fps: float = FOLDER_FPS,
         rows: RowFile | None = None,
     ) -> None:
-        if frames < 1:
-            raise ValueError(f"frames is {frames}, must be at least 1")
         self.annotations = Path(annotations)
         self.root = self.annotations.parent if root is None else Path(root)
         self.processor = processor
-        self.frames, self.max_fps = frames, max_fps
-        self.sampling, self.backend, self.folder_fps = sampling, backend, folder_fps
+        self.video = frames if isinstance(frames, VideoConfig) else VideoConfig(frames)
+        self.folder_fps = folder_fps
         self.read = GuardedReader(decode_timeout) if decode_timeout is not None else read_video
         self.max_bad_fraction = max_bad_fraction
         self.rows = checked_rows(self.annotations) if rows is None else rows
@@ -110,13 +95,10 @@ class VideoQADataset(Dataset):
             raise ValueError(f"{self.name_of(index)}: {error}") from error
         return self.read(
             path,
-            self.frames,
-            max_fps=self.max_fps,
+            **asdict(self.video),
             start=row.get("start"),
             end=row.get("end"),
             size=self.processor.image_size,
-            backend=self.backend,
-            sampling=self.sampling,
             folder_fps=self.folder_fps,
         )
 
@@ -164,26 +146,24 @@ class Mixture(Dataset):
         return part, index - (self.ends[part] - self.sizes[part])
 
 
-def training_data(spec: DataSpec, processor: Processor, **video: Any) -> VideoQADataset | Mixture:
+def training_data(
+    spec: DataSpec, processor: Processor, frames: int | VideoConfig
+) -> VideoQADataset | Mixture:
     """The training examples a spec describes, made or converted first where need be.
 
-    video: frames, max_fps, sampling, backend as VideoQADataset takes them.
+    frames: as VideoQADataset takes it.
     """
-    if spec.name == "mixture":
-        settings = {"decode_timeout": spec.decode_timeout}
-        parts = {
-            name: training_data(part.replace(**settings), processor, **video)
-            for name, part in spec.datasets.items()
-        }
-        weights = {name: part.weight for name, part in spec.datasets.items()}
+    if isinstance(spec, MixtureData):
+        parts = {name: training_data(part, processor, frames) for name, part in spec.parts.items()}
+        weights = {name: part.weight for name, part in spec.parts.items()}
         return Mixture(parts, weights, spec.max_bad_fraction)
     paths = load_data(spec)
     return VideoQADataset(
         paths.train,
         paths.root,
         processor,
+        frames,
         decode_timeout=spec.decode_timeout,
         max_bad_fraction=spec.max_bad_fraction,
-        folder_fps=spec.folder_fps,
-        **video,
+        folder_fps=paths.folder_fps,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .load import load_data
-from .spec import DataSpec
+from .spec import DataSpec, MixtureData
 
 KEY = "digest"
 
@@ -19,7 +19,7 @@ def with_digests(data: Mapping[str, Any], spec: DataSpec) -> dict[str, Any]:
     spec: made of that section. What is generated or converted is made first where it is not there yet. Raises
     ValueError as load_data does.
     """
-    if spec.name == "mixture":
+    if isinstance(spec, MixtureData):
         parts = data["datasets"]
         return {**data, "datasets": {name: with_digests(parts[name], spec.datasets[name]) for name in parts}}
     return {**data, KEY: digest(load_data(spec).train)}

@@ -15,15 +15,10 @@ from typing import Any
 from .evidence import evidence_items
 from .foreign import check_foreign, row_notes
 from .prompts import LETTERS, Message, check_messages, check_text, multiple_choice_prompt, without_letters
-from .rowfile import RowFile, index_rows, scan
+from .rowfile import RowFile, index_rows
 
 LONGEST = 1e8
 """Seconds that a video may have: three years."""
-
-
-def read_jsonl(path: str | PathLike) -> list[dict[str, Any]]:
-    """One object a line, blank lines skipped. Raises ValueError naming the file and the line."""
-    return list(scan(Path(path)))
 
 
 def resolve_video(root: str | PathLike, name: str) -> Path:

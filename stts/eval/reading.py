@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..data.evidence import evidence_scores
 from ..data.processors.base import Processor, evidence_in
+from ..data.video.config import FOLDER_FPS
 from ..data.video.decode import VideoError
-from ..data.video.frame_folder import FOLDER_FPS
 from ..data.video.read import Clip, open_reader, read_video
 from .config import EvalConfig
 from .tasks.base import Question

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
+
+from .durable import whole_folder
 
 MARKER = "made.json"
 
@@ -28,7 +29,10 @@ def make_once(folder: str | Path, settings: dict, build: Callable[[Path], None])
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if not is_made(folder, settings):  # another process may have made it meanwhile
             _check_replaceable(folder)
-            _build_and_swap(folder, settings, build)
+            with whole_folder(folder) as partial:
+                build(partial)
+                made = {"settings": settings, "files": _files(partial)}
+                (partial / MARKER).write_text(json.dumps(made, indent=1))
     return folder
 
 
@@ -75,18 +79,3 @@ def _check_replaceable(folder: Path) -> None:
             f"{folder} was generated with other settings and also holds {strangers[0]}, which would be lost; "
             "choose another folder or move that file away"
         )
-
-
-def _build_and_swap(folder: Path, settings: dict, build: Callable[[Path], None]) -> None:
-    """Build beside folder, write the marker last, then put the result in folder's place."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left behind
-    partial.mkdir()
-    try:
-        build(partial)
-        (partial / MARKER).write_text(json.dumps({"settings": settings, "files": _files(partial)}, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import math
@@ -17,6 +18,14 @@ from stts.pruning.selection import num_dropped
 from tests.helpers.paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _what_is_there_already_is_no_garbage():
+    """Every timing collects garbage first; what other tests have made is not looked through each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

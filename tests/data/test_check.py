@@ -9,16 +9,17 @@ import pytest
 from rich.console import Console
 
 from stts import STTSConfig
-from stts.data import Collator, DataSpec, training_data
+from stts.data import Collator, DataSpec, JsonlData, training_data
 from stts.data.check import check_data, measure_epoch
 from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
 from stts.data.feed.budget import Budget
 from stts.data.feed.feed import Feed, FeedSpec
+from stts.data.video.config import VideoConfig
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
 from tests.helpers.paths import ROOT
 
-VIDEO = {"frames": 4}
+VIDEO = VideoConfig(4)
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +82,10 @@ def test_every_mistake_is_found_and_named_by_file_and_line(mixed, processor, wor
 
 
 def test_sizes_are_those_of_training(mixed, clips, processor):
-    spec = DataSpec("jsonl", str(clips / "train.jsonl"))
+    spec = JsonlData(str(clips / "train.jsonl"))
     for decode in (False, True):
         findings, order = check_data(spec, processor, STTSConfig(prune_ratio=0.5), VIDEO, 0, decode=decode)
-        data, collate = training_data(spec, processor, **VIDEO), Collator(0, 0.5)
+        data, collate = training_data(spec, processor, VIDEO), Collator(0, 0.5)
         for i in range(len(data)):
             example, measured = data[i], findings.measured[i]
             assert measured.size == collate.size(example)
@@ -95,7 +96,7 @@ def test_sizes_are_those_of_training(mixed, clips, processor):
 
 @pytest.mark.parametrize(("batch_size", "buffer"), [(2, 0), (1, 3), (2, 5)])
 def test_an_epoch_is_as_long_as_training_finds_it(clips, processor, batch_size, buffer):
-    spec = DataSpec("jsonl", str(clips / "train.jsonl"))
+    spec = JsonlData(str(clips / "train.jsonl"))
     findings, order = check_data(spec, processor, STTSConfig(), VIDEO, 0)
     longest = max(measured.size.tokens for measured in findings.measured.values())
     budget = Budget(2 * longest, None)
@@ -103,7 +104,7 @@ def test_an_epoch_is_as_long_as_training_finds_it(clips, processor, batch_size, 
     assert (epoch.examples, epoch.too_long) == (6, 0)
     assert epoch.tokens == sum(m.size.tokens for m in findings.measured.values())
     assert epoch.frames == sum(m.size.frames for m in findings.measured.values())
-    data = training_data(spec, processor, **VIDEO)
+    data = training_data(spec, processor, VIDEO)
     feed = Feed(data, Collator(0, 0.5, budget.tokens), FeedSpec(batch_size, 0, buffer))
     drawn = 0
     for batch in islice(feed, epoch.batches - (1 if buffer else 0)):
@@ -114,7 +115,7 @@ def test_an_epoch_is_as_long_as_training_finds_it(clips, processor, batch_size, 
 
 
 def test_a_sample_stands_for_the_whole(clips, processor):
-    spec = DataSpec("jsonl", str(clips / "train.jsonl"))
+    spec = JsonlData(str(clips / "train.jsonl"))
     findings, order = check_data(spec, processor, STTSConfig(), VIDEO, 0, limit=3)
     assert len(findings.measured) == 3
     epoch = measure_epoch(findings, order, Budget(), 2, 0)
@@ -139,9 +140,7 @@ def test_keys_that_nobody_reads_are_told_but_not_wrong(tmp_path, processor):
     row = {"id": 1, "video": None, "question": "What?", "answer": "A cat."}
     rows = [row | {"strat": 1}, row | {"id": 2, "strat": 2}, row | {"id": 3, "images": ["x.png"]}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    findings, _ = check_data(
-        DataSpec("jsonl", str(tmp_path / "rows.jsonl")), processor, STTSConfig(), VIDEO, 0
-    )
+    findings, _ = check_data(JsonlData(str(tmp_path / "rows.jsonl")), processor, STTSConfig(), VIDEO, 0)
     console = Console(width=200, record=True, quiet=False)
     assert not print_problems(console, findings, 0.0)
     text = console.export_text()
@@ -152,7 +151,7 @@ def test_keys_that_nobody_reads_are_told_but_not_wrong(tmp_path, processor):
 
 @pytest.mark.parametrize("position_ids", ["original", "compact"])
 def test_the_report_names_examples_past_the_models_context(clips, processor, position_ids):
-    spec = DataSpec("jsonl", str(clips / "train.jsonl"))
+    spec = JsonlData(str(clips / "train.jsonl"))
     findings, _ = check_data(spec, processor, STTSConfig(), VIDEO, 0)
     lengths = [m.tokens if position_ids == "original" else m.size.tokens for m in findings.measured.values()]
     console = Console(width=200, record=True, quiet=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,17 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stts.data import VideoError, write_video
-from stts.data.datasets import (
-    DataSpec,
-    VideoQADataset,
-    answer_index,
-    load_data,
-    read_jsonl,
-    resolve_video,
-    row_messages,
-)
-from stts.data.rows import checked_rows
+from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data, write_video
+from stts.data.rows import answer_index, checked_rows, resolve_video, row_messages
+from stts.data.video.config import VideoConfig
+from stts.files.jsonl import read_jsonl
 
 QUESTION = {"id": "q1", "video": "clip.mp4", "question": "Which?", "answer": "a cat"}
 ONE_FORM = {"question": ..., "answer": ...}
@@ -176,7 +170,7 @@ def test_examples_carry_clip_messages_and_id(videos):
         {"id": 7, "video": "clip.mp4", "messages": TURNS},
         {"id": "t", "video": None, "messages": TURNS},
     ]
-    data = dataset(videos, *rows, frames=3, max_fps=1)
+    data = dataset(videos, *rows, frames=VideoConfig(3, max_fps=1))
     assert len(data) == 3
     first, second, third = (data[i] for i in range(3))
     assert (first["id"], second["id"], third["id"]) == ("q1", "7", "t")
@@ -190,7 +184,7 @@ def test_examples_carry_clip_messages_and_id(videos):
 
 def test_only_the_part_asked_for_is_read(videos):
     row = QUESTION | {"start": 1.0, "end": 2.0}
-    clip = dataset(videos, row, frames=8, max_fps=8)[0]["clip"]
+    clip = dataset(videos, row, frames=VideoConfig(8, max_fps=8))[0]["clip"]
     levels = clip.frames.mean((1, 2, 3)) / 10
     assert levels.min() >= 7.5
     assert levels.max() <= 16.5
@@ -201,10 +195,11 @@ def test_the_root_is_the_files_own_folder_by_default(videos):
 
 
 def test_sampling_and_backend_are_passed_on(videos):
-    with pytest.raises(ValueError, match="backend is 'vlc'"):
-        dataset(videos, QUESTION, backend="vlc")[0]
-    with pytest.raises(ValueError, match="sampling is 'none'"):
-        dataset(videos, QUESTION, sampling="none")[0]
+    asked = VideoConfig(3, max_fps=1.5, backend="decord", sampling="transformers")
+    data = dataset(videos, QUESTION | {"end": 2.0}, frames=asked, folder_fps=5.0)
+    data.read = lambda path, **settings: settings
+    own = {"start": None, "end": 2.0, "size": Recorder.image_size, "folder_fps": 5.0}
+    assert data.read_clip(0, data.rows[0]) == dataclasses.asdict(asked) | own
 
 
 @pytest.mark.parametrize(
@@ -393,7 +388,7 @@ def test_own_files(tmp_path):
     path = write_rows(tmp_path, QUESTION)
     paths = load_data(DataSpec.from_dict({"name": "jsonl", "annotations": str(path), "root": str(tmp_path)}))
     assert (paths.train, paths.test, paths.root) == (path, None, tmp_path)
-    assert load_data(DataSpec("jsonl", str(path), str(path))).root is None
+    assert load_data(JsonlData(str(path), str(path))).root is None
 
 
 @pytest.mark.parametrize(
@@ -404,6 +399,24 @@ def test_own_files(tmp_path):
         ({"name": "jsonl", "annotations": "a.jsonl", "seed": 0}, "data.seed is unknown"),
         ({"name": "jsonl", "annotations": "a.jsonl", "folder": "x"}, "data.folder has no meaning"),
         ({"name": "synthetic", "root": "x"}, "data.root has no meaning"),
+        (
+            {"annotations": "x"},
+            "annotations has no meaning with data.name=synthetic, add data=jsonl or data=ll",
+        ),
+        (
+            {"name": "molmo2", "annotations": "x", "seed": 0},
+            "data.seed is unknown, data.name=molmo2 takes anno",
+        ),
+        ({"name": "mixture"}, "data.datasets is empty"),
+        ({"name": "mixture", "datasets": {"a": {"name": "mixture"}}}, "data.datasets.a is"),
+        (
+            {"name": "mixture", "datasets": {"a": {"name": "jsonl"}}},
+            "data.datasets.a: data.annotations is not",
+        ),
+        ({"name": "jsonl", "annotations": 3}, "data.annotations is 3, must be str"),
+        ({"decode_timeout": 0}, "data.decode_timeout is 0"),
+        ({"max_bad_fraction": 2}, "data.max_bad_fraction is 2"),
+        ({"weight": -1}, "weight is -1"),
     ],
 )
 def test_settings_that_do_not_go_together(values, message):

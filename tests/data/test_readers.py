@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stts.data import DataSpec, load_data
 from stts.data.readers import join, json_list
 from stts.data.readers import points as pointing
-from stts.data.readers.entry import Entry
+from stts.data.readers.base import Entry
 from stts.data.readers.json_list import scan_list
 from stts.data.rows import checked_rows
 

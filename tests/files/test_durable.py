@@ -69,7 +69,8 @@ def test_all_is_on_disk_before_it_takes_its_name_and_the_name_after(tmp_path, mo
     ]
     done.clear()
     write_whole(tmp_path / "t", "1")
-    assert done == ["flush .t.partial", "replace .t.partial t", f"flush {tmp_path.name}"]
+    partial = f".t.{os.getpid()}.partial"
+    assert done == [f"flush {partial}", f"replace {partial} t", f"flush {tmp_path.name}"]
 
 
 def test_flush_really_syncs(tmp_path, monkeypatch):

@@ -132,6 +132,7 @@ class Collator:
         return [[examples[i] for i in row] for row in rows]
 
     def _text(self, rows: list[list[Example]]) -> dict[str, Tensor]:
+        """input_ids, labels, mm_token_type_ids and attention_mask of all rows, each (B, L) int64."""
         fill = {"input_ids": self.pad_token_id, "labels": IGNORE, "mm_token_type_ids": 0}
         batch = {
             key: _pad([torch.cat([example[key] for example in row]) for row in rows], value)
@@ -143,17 +144,19 @@ class Collator:
 
 
 def _pad(rows: list[Tensor], value: int) -> Tensor:
+    """B rows of different lengths -> (B, L), filled with value on the right."""
     return pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def _loss_weights(labels: Tensor) -> Tensor:
-    """One example's share of each token that is predicted: the first never is."""
+    """(L,) labels of one example -> (L,) float32, the share of each token that is predicted: the first never is."""
     supervised = (labels != IGNORE).float()
     supervised[0] = 0
     return supervised / supervised.sum().clamp(min=1)
 
 
 def _sequences(rows: list[list[Example]]) -> dict[str, Tensor]:
+    """position_ids and sequence_ids of packed rows, each (B, L) int64."""
     lengths = [[len(example["input_ids"]) for example in row] for row in rows]
     positions = [torch.cat([torch.arange(length) for length in row]) for row in lengths]
     numbers = [torch.arange(len(row)).repeat_interleave(torch.tensor(row)) for row in lengths]

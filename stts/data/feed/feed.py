@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...files.durable import append_rows, read_rows
 from ..datasets import Mixture
-from .ahead import ahead
+from ..prefetch import prefetch
 from .budget import Budget, look_ahead, past_context
 from .collator import Collator, Example
 from .order import Order, Place, positions
@@ -36,7 +36,7 @@ HOST_KEYS = ("ids", "place", "load")
 """Entries of a batch that are not for the model."""
 
 
-class BadData(ValueError):  # noqa: N818 (the data is at fault)
+class BadDataError(ValueError):
     """More examples cannot be read than the settings allow; the text lists them."""
 
 
@@ -81,7 +81,7 @@ class Unreadable:
     error: str
 
 
-class Reader(Dataset):
+class ExampleReader(Dataset):
     """Position in the order -> the example there, with "position"; Unreadable where it cannot be read."""
 
     def __init__(self, dataset: Dataset, order: Order) -> None:
@@ -113,9 +113,9 @@ def _reason(error: Exception) -> str:
 class Feed:
     """Iterate over it once. dataset: gives the processor's examples; place: where the process stands.
 
-    Its max_bad_fraction (0 where it has none) says how many of its examples may be unreadable: more raise BadData
-    with a list of them. An example that no row can hold raises ValueError naming it, or is skipped or shortened, as
-    spec.too_long says.
+    dataset.max_bad_fraction (0 where it has none) says how many of its examples may be unreadable. More raise
+    BadDataError with a list of them. An example that no row can hold raises ValueError naming it, or is skipped or
+    shortened, as spec.too_long says.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Feed:
     ) -> None:
         parts = (dataset.sizes, spec.seed, dataset.weights) if isinstance(dataset, Mixture) else None
         self.order = Order(*(parts or ([len(dataset)], spec.seed)))
-        self.reader = Reader(dataset, self.order)
+        self.reader = ExampleReader(dataset, self.order)
         self.collate, self.spec = collate, spec
         self.place = place or Place()
         self.line = Line(worker_init) if spec.num_workers else None
@@ -154,8 +154,10 @@ class Feed:
 
         Closing the iterator ends thread and workers, whatever these are doing.
         """
-        pinned = ({k: _pin(v) for k, v in batch.items()} for batch in self) if pin_memory else self
-        return ahead(lambda: iter(pinned), stop=self.line.end) if self.line else iter(pinned)
+        ready = _pinned if pin_memory else _as_it_is
+        if self.line:
+            return prefetch(ready, self, depth=3, stop=self.line.end)
+        return (ready(batch) for batch in self)
 
     def _batch(self, waiting: list[Example]) -> tuple[dict[str, Any], list[Example], list[Example]]:
         """A batch of examples that wait, those in it, and those that go on waiting."""
@@ -169,9 +171,9 @@ class Feed:
         return batch, [waiting[i] for i in numbers], left
 
     def refuse(self, num_bad: int) -> None:
-        """Raises BadData when so many examples are bad in all processes together that a run must not go on."""
+        """Raises BadDataError when so many examples are bad in all processes together that a run must not go on."""
         if num_bad > self.max_bad:
-            raise BadData(
+            raise BadDataError(
                 too_many_bad(num_bad, self.bad, self.max_bad, self.order.num_examples, self.spec.log)
             )
 
@@ -188,7 +190,7 @@ class Feed:
                 example = self._drawn(item, again=number < len(self.place.waiting))
                 left_out = 0 if example is not None else left_out + 1
                 if left_out >= self.order.num_examples:
-                    raise BadData("not one example of the training data can be read and fits into a row")
+                    raise BadDataError("not one example of the training data can be read and fits into a row")
                 if example is not None:
                     self._look_at_context(example)
                     yield example
@@ -218,7 +220,7 @@ class Feed:
         )
 
     def _noted(self, item: Unreadable) -> None:
-        """Count an example that cannot be read, once. Raises BadData when there are too many."""
+        """Count an example that cannot be read, once. Raises BadDataError when there are too many."""
         self._log(item.name, "unreadable", item.error)
         self.bad[item.name] = item.error
         self.refuse(len(self.bad))
@@ -314,8 +316,8 @@ def log_path(output_dir: Path, rank: int) -> Path:
     return output_dir / ("left_out.jsonl" if rank == 0 else f"left_out-{rank}.jsonl")
 
 
-def _pin(value: Any) -> Any:
-    return value.pin_memory() if isinstance(value, torch.Tensor) else value
+def _pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def _as_it_is(item: Any) -> Any:

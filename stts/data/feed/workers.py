@@ -23,6 +23,9 @@ from torch.utils.data import DataLoader
 PATIENCE = 3.0
 """Seconds to wait for processes that were let go of, before they are killed."""
 
+_ENDING = threading.Lock()
+"""One thread at a time closes a line and waits for its workers."""
+
 
 class Line:
     """Ties the workers of one loader to the process that made it."""
@@ -55,15 +58,16 @@ class Line:
             atexit.unregister(end)
 
     def end(self) -> None:
-        """End the workers, whatever they do at the moment."""
-        self.here.close()
-        deadline = time.monotonic() + PATIENCE
-        for worker in self.workers:
-            worker.join(max(deadline - time.monotonic(), 0))
-        with suppress(RuntimeError):  # torch tells of workers that were killed
+        """End the workers, whatever they do at the moment. Any thread may, also several at once."""
+        with _ENDING:
+            self.here.close()
+            deadline = time.monotonic() + PATIENCE
             for worker in self.workers:
-                worker.kill()
-                worker.join(PATIENCE)
+                worker.join(max(deadline - time.monotonic(), 0))
+            with suppress(RuntimeError):  # torch tells of workers that were killed
+                for worker in self.workers:
+                    worker.kill()
+                    worker.join(PATIENCE)
 
 
 def _end_with(line: Connection) -> None:

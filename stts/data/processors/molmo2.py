@@ -302,6 +302,10 @@ class VideoProcessor:
                 )
 
     def _text_tensors(self, text: str, answers: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """input_ids, labels and mm_token_type_ids of a text, each (L,) int64.
+
+        answers: (first character, one past the last) of each stretch that is supervised.
+        """
         options = {"add_special_tokens": False, "return_offsets_mapping": True}
         encoded = self.tokenizer(
             text, verbose=False, **options
@@ -319,7 +323,8 @@ class VideoProcessor:
         }
 
     def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
-        """The frames of one example, as __call__ returns them."""
+        """Of a clip of T frames: pixel_values_videos (T, N, patch_size * patch_size * 3) uint8, video_token_pooling
+        (T * W, p * p) int64 and video_grids (1, 3) int64, as __call__ returns them."""
         check_clip(clip)
         num_frames = len(clip.frames)
         patches = patchify(torch.from_numpy(resize_frames(clip.frames, self.image_size)), self.patch_size)

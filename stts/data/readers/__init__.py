@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...files.make_once import make_once
 from ..rows import check_row
-from .entry import Broken, Entry, Reader, Unused
+from .base import Broken, Entry, PublishedReader, Unused
 
 if TYPE_CHECKING:
-    from ..spec import DataSpec
+    from ..spec import PublishedData
 
 VERSION = 2
 """Raise it when the same files would give other rows: older folders are then made anew."""
@@ -24,7 +24,7 @@ SHOWN = 10
 """Rows that an error message lists."""
 
 
-def convert(spec: DataSpec) -> tuple[Path, None, Path]:
+def convert(spec: PublishedData) -> tuple[Path, None, Path]:
     """The JSONL file that holds published annotations, written if it is not there yet, and the videos' root.
 
     Beside it left_out.jsonl lists the rows that are not in it, and why. Raises ValueError when there is nothing to
@@ -44,7 +44,7 @@ def convert(spec: DataSpec) -> tuple[Path, None, Path]:
     return folder / "train.jsonl", None, root
 
 
-def _reader(name: str) -> type[Reader]:
+def _reader(name: str) -> type[PublishedReader]:
     if name == "llava_video":
         from .llava_video import LlavaVideo
 
@@ -67,7 +67,7 @@ def _files(annotations: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return files
 
 
-def _write(folder: Path, spec: DataSpec, reader: Reader) -> None:
+def _write(folder: Path, spec: PublishedData, reader: PublishedReader) -> None:
     """Fill a folder with train.jsonl and left_out.jsonl."""
     kept, missing, broken, unused = 0, [], [], []
     with (folder / "train.jsonl").open("w", encoding="utf-8") as out:
@@ -96,7 +96,7 @@ def _write(folder: Path, spec: DataSpec, reader: Reader) -> None:
         )
 
 
-def _entries(reader: Reader, broken: list[Broken], unused: list[Broken]) -> Iterator[Entry]:
+def _entries(reader: PublishedReader, broken: list[Broken], unused: list[Broken]) -> Iterator[Entry]:
     for entry in reader.entries():
         if isinstance(entry, Unused):
             unused.append(entry)
@@ -140,7 +140,7 @@ def join(entries: Iterable[Entry], max_turns: int) -> Iterator[Entry]:
 
 
 def _refuse(
-    spec: DataSpec, kept: int, missing: list[Broken], broken: list[Broken], unused: list[Broken]
+    spec: PublishedData, kept: int, missing: list[Broken], broken: list[Broken], unused: list[Broken]
 ) -> None:
     """Raises ValueError when too much is left out."""
     total = kept + len(missing) + len(broken) + len(unused)

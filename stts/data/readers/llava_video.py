@@ -13,16 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..rowfile import scan
+from ...files.jsonl import scan
 from ..rows import resolve_video
-from .entry import Broken, Entry, Reader
+from .base import Broken, Entry, PublishedReader
 from .json_list import scan_list
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 PLACEHOLDER = re.compile(r"\s*<(?:image|video)>\s*")
 
 
-class LlavaVideo(Reader):
+class LlavaVideo(PublishedReader):
     """Videos are looked for under the root, as they are once the archives are unpacked there, or each subset's in a
     folder of its name."""
 

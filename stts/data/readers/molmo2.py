@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..prompts import LETTERS, multiple_choice_prompt
-from .entry import Broken, Entry, Reader
+from .base import Broken, Entry, PublishedReader
 from .points import is_pointing, pointing
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -32,7 +32,7 @@ BATCH = 1024
 """Rows in memory at a time."""
 
 
-class Molmo2(Reader):
+class Molmo2(PublishedReader):
     """Videos are found by their id anywhere under the root: {id}.mp4, or a folder {id} with a video in it."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)

@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .entry import Entry, Unused
+from .base import Entry, Unused
 
 COLUMNS = {"question", "label", "two_fps_timestamps", "points", "video_duration", "clip_start", "clip_end"}
 MAX_SECONDS = 63.0

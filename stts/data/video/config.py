@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FOLDER_FPS = 2.0
+"""Images a second of a video that is a folder of them, where nothing else is said: LLaVA-Video's own training takes
+LLaVA-Hound's folders so."""
+
 
 @dataclass(frozen=True)
 class VideoConfig:

@@ -17,6 +17,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ...files.durable import whole_file
+
 VERSION = 1
 """Raise it when the same frames would give other bytes: what was made with the encoding is then made anew."""
 PORTABLE = "asm=0:scenecut=0:weightp=0"
@@ -45,12 +47,8 @@ def write_video(
     first = next(frames, None)
     if first is None:
         raise ValueError(f"there are no frames to write to {path}, must be at least 1")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as partial:
         encode(partial, chain([first], frames), first.shape, fps, {"qp": str(qp), **(options or {})})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def encode(

@@ -14,8 +14,6 @@ from .containers import MAX_PIXELS, VideoError
 
 logger = logging.getLogger(__name__)
 
-FOLDER_FPS = 2.0
-"""Images a second where nothing else is said: LLaVA-Video's own training takes LLaVA-Hound's folders so."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 DECODERS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "mjpeg", b"RIFF": "webp"}
 """How a file of each kind begins, and FFmpeg's decoder: the bytes decide, whatever the name says, and go to a decoder

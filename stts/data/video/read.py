@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .config import FOLDER_FPS
 from .containers import MAX_PIXELS, VideoError
 from .decode import PyAVReader
 from .decode_decord import DecordReader
 from .encode import write_video
-from .frame_folder import FOLDER_FPS, FrameFolder
+from .frame_folder import FrameFolder
 from .pixels import resize_frames
 from .sampling import choose_frames
 
@@ -25,7 +26,7 @@ __all__ = ["Clip", "VideoError", "read_video", "write_video"]
 logger = logging.getLogger(__name__)
 
 READERS = {"auto": PyAVReader, "pyav": PyAVReader, "decord": DecordReader}
-Reader = PyAVReader | DecordReader | FrameFolder
+FrameReader = PyAVReader | DecordReader | FrameFolder
 SAMPLINGS = ("time", "transformers")
 
 END_SLACK = 0.1
@@ -59,6 +60,41 @@ class Clip:
             raise ValueError(f"timestamps are {times}, must be seconds that never fall")
 
 
+@dataclass(frozen=True)
+class Request:
+    """Which frames of a video are asked for, as in read_video. Raises ValueError naming a setting out of range."""
+
+    frames: int
+    max_fps: float = 2.0
+    start: float | None = None
+    end: float | None = None
+    size: int | None = None
+    backend: str = "auto"
+    sampling: str = "time"
+    folder_fps: float = FOLDER_FPS
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.frames) or self.frames < 1:
+            raise ValueError(f"frames is {self.frames!r}, must be a whole number, at least 1")
+        for name, fps in (("max_fps", self.max_fps), ("folder_fps", self.folder_fps)):
+            if not is_number(fps) or not (fps > 0 and math.isfinite(fps)):
+                raise ValueError(f"{name} is {fps!r}, must be a positive number of frames a second")
+        for name, second in (("start", self.start), ("end", self.end)):
+            if second is not None and not is_number(second):
+                raise ValueError(
+                    f"{name} is {second!r}, must be a number of seconds, or None for that of the video"
+                )
+        if self.size is not None and (not is_whole(self.size) or not 1 <= self.size**2 <= MAX_PIXELS):
+            most = math.isqrt(MAX_PIXELS)
+            raise ValueError(
+                f"size is {self.size!r}, must be 1 to {most} pixels, or None to keep frames as stored"
+            )
+        if self.backend not in READERS:
+            raise ValueError(f"backend is {self.backend!r}, must be one of {', '.join(READERS)}")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling is {self.sampling!r}, must be one of {', '.join(SAMPLINGS)}")
+
+
 def read_video(
     path: str | os.PathLike[str],
     frames: int,
@@ -86,10 +122,10 @@ def read_video(
     min_decoded of the frames are sound, and when an image of a folder is not. Raises ValueError for a setting out of
     range.
     """
-    check_settings(frames, max_fps, start, end, size, backend, sampling, folder_fps)
+    asked = Request(frames, max_fps, start, end, size, backend, sampling, folder_fps)
     path = Path(path)
     reader = open_reader(path, backend, folder_fps)
-    numbers = choose(path, reader, frames, max_fps, start, end, sampling)
+    numbers = choose_frames_of(path, reader, asked)
     pixels, found = collect(path, reader, numbers, size)
     if not found.all():
         report_damage(path, int((~found).sum()), len(found), min_decoded)
@@ -97,34 +133,27 @@ def read_video(
     return Clip(pixels, reader.times[numbers])
 
 
-def probe_video(
-    path: str | os.PathLike[str],
-    frames: int,
-    max_fps: float = 2.0,
-    start: float | None = None,
-    end: float | None = None,
-    size: int | None = None,
-    backend: Literal["auto", "pyav", "decord"] = "auto",
-    sampling: Literal["time", "transformers"] = "time",
-    folder_fps: float = FOLDER_FPS,
-) -> Clip:
-    """What read_video returns, without the pixels: frames is (T, 0, 0, 3), or with size None, for which one frame is
-    decoded, (T, H, W, 0). So damage inside a file is not found; raises as read_video does for everything else."""
-    check_settings(frames, max_fps, start, end, size, backend, sampling, folder_fps)
-    reader = open_reader(Path(path), backend, folder_fps)
-    numbers = choose(Path(path), reader, frames, max_fps, start, end, sampling)
-    shape = (0, 0, 3) if size is not None else (*shape_of(Path(path), reader, numbers), 0)
+def probe_video(path: str | os.PathLike[str], frames: int, **settings: Any) -> Clip:
+    """What read_video returns, without the pixels: frames is (T, 0, 0, 3), or (T, H, W, 0) with size None, for which
+    one frame is decoded. settings: as read_video's.
+
+    So damage inside a file is not found. Raises as read_video does for everything else.
+    """
+    asked = Request(frames, **settings)
+    reader = open_reader(Path(path), asked.backend, asked.folder_fps)
+    numbers = choose_frames_of(Path(path), reader, asked)
+    shape = (0, 0, 3) if asked.size is not None else (*shape_of(Path(path), reader, numbers), 0)
     return Clip(np.empty((len(numbers), *shape), dtype=np.uint8), reader.times[numbers])
 
 
-def shape_of(path: Path, reader: Reader, numbers: np.ndarray) -> tuple[int, int]:
+def shape_of(path: Path, reader: FrameReader, numbers: np.ndarray) -> tuple[int, int]:
     """Height and width of the first of these frames that decodes. Raises VideoError when none does."""
     for _, image in reader.decode(numbers.tolist()):
         return image.shape[:2]
     raise VideoError(f"{path}: none of the {len(numbers)} chosen frames can be decoded, the file is damaged")
 
 
-def open_reader(path: Path, backend: str, folder_fps: float = FOLDER_FPS) -> Reader:
+def open_reader(path: Path, backend: str, folder_fps: float = FOLDER_FPS) -> FrameReader:
     """What lists and decodes the frames of a file, or of a folder of images. Raises VideoError."""
     if path.is_dir():
         return FrameFolder(path, folder_fps)
@@ -132,23 +161,17 @@ def open_reader(path: Path, backend: str, folder_fps: float = FOLDER_FPS) -> Rea
     return READERS[backend](path)
 
 
-def choose(
-    path: Path,
-    reader: Reader,
-    frames: int,
-    max_fps: float,
-    start: float | None,
-    end: float | None,
-    sampling: str,
-) -> np.ndarray:
+def choose_frames_of(path: Path, reader: FrameReader, asked: Request) -> np.ndarray:
     """(T,) numbers of the frames to take. Raises VideoError for a range that is not there."""
-    check_whole(path, reader, end)
-    start, stop = resolve_range(path, reader.duration, start, end)
-    return choose_frames(reader.times, reader.duration, frames, max_fps, start, stop, sampling)
+    check_whole(path, reader, asked.end)
+    start, stop = resolve_range(path, reader.duration, asked.start, asked.end)
+    return choose_frames(
+        reader.times, reader.duration, asked.frames, asked.max_fps, start, stop, asked.sampling
+    )
 
 
 def collect(
-    path: Path, reader: Reader, numbers: np.ndarray, size: int | None
+    path: Path, reader: FrameReader, numbers: np.ndarray, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode and resize frame by frame, so that only the result is ever in memory.
 
@@ -169,35 +192,6 @@ def collect(
     return pixels, found
 
 
-def check_settings(
-    frames: int,
-    max_fps: float,
-    start: float | None,
-    end: float | None,
-    size: int | None,
-    backend: str,
-    sampling: str,
-    folder_fps: float,
-) -> None:
-    if not is_whole(frames) or frames < 1:
-        raise ValueError(f"frames is {frames!r}, must be a whole number, at least 1")
-    for name, fps in (("max_fps", max_fps), ("folder_fps", folder_fps)):
-        if not is_number(fps) or not (fps > 0 and math.isfinite(fps)):
-            raise ValueError(f"{name} is {fps!r}, must be a positive number of frames a second")
-    for name, second in (("start", start), ("end", end)):
-        if second is not None and not is_number(second):
-            raise ValueError(
-                f"{name} is {second!r}, must be a number of seconds, or None for that of the video"
-            )
-    if size is not None and (not is_whole(size) or not 1 <= size**2 <= MAX_PIXELS):
-        most = math.isqrt(MAX_PIXELS)
-        raise ValueError(f"size is {size!r}, must be 1 to {most} pixels, or None to keep frames as stored")
-    if backend not in READERS:
-        raise ValueError(f"backend is {backend!r}, must be one of {', '.join(READERS)}")
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling is {sampling!r}, must be one of {', '.join(SAMPLINGS)}")
-
-
 def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -215,7 +209,7 @@ def check_file(path: Path) -> None:
         raise VideoError(f"{path}: is empty (0 bytes)")
 
 
-def check_whole(path: Path, reader: Reader, end: float | None) -> None:
+def check_whole(path: Path, reader: FrameReader, end: float | None) -> None:
     """Refuse to read past the point where a file breaks off; log a header that promises too much."""
     there, promised = reader.duration, reader.promised
     if reader.cut_short and (end is None or end > there):

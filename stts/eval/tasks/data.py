@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...data.load import load_data
-from ...data.rows import answer_index, check_row, read_jsonl, resolve_video, row_options
+from ...data.rows import answer_index, check_row, resolve_video, row_options
 from ...data.spec import DataSpec
+from ...files.jsonl import read_jsonl
 from .base import BenchmarkSpec, Question
 
 
@@ -22,12 +23,11 @@ def load_test_rows(spec: BenchmarkSpec) -> list[Question]:
         values["annotations"] = values["test_annotations"]
     if "test_annotations" in values and not values["test_annotations"]:
         raise ValueError("data.test_annotations is not set: give the JSONL file of test questions")
-    data = DataSpec.from_dict(values)
-    paths = load_data(data)
+    paths = load_data(DataSpec.from_dict(values))
     if paths.test is None:
         raise ValueError("data.test_annotations is not set: give the JSONL file of test questions")
     root = paths.root or paths.test.parent
-    return [_question(paths.test, root, data.folder_fps, row) for row in read_jsonl(paths.test)]
+    return [_question(paths.test, root, paths.folder_fps, row) for row in read_jsonl(paths.test)]
 
 
 def _question(path: Path, root: Path, folder_fps: float, row: Mapping[str, Any]) -> Question:

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts.data import read_video
-from stts.data.datasets import load_data
+from stts.data import DataSpec, load_data, read_video
 from stts.data.evidence import evidence_windows
-from stts.data.rows import checked_rows, read_jsonl, row_messages
+from stts.data.rows import checked_rows, row_messages
 from stts.data.synthetic.clips import conversation, make_clip, make_synthetic
 from stts.data.synthetic.events import Event
 from stts.data.synthetic.kinds import CELLS
@@ -26,6 +25,7 @@ from stts.data.synthetic.spec import COLOURS, SHAPES, SyntheticSpec
 from stts.data.video import encode
 from stts.eval.tasks.base import BenchmarkSpec
 from stts.eval.tasks.data import load_test_rows
+from stts.files.jsonl import read_jsonl
 from tests.helpers.paths import ROOT
 
 SPEC = SyntheticSpec(num_train=5, num_test=5, seed=3)
@@ -404,8 +404,6 @@ def test_config_gives_the_default_settings(tmp_path: Path) -> None:
 
 
 def test_load_data_generates(tmp_path: Path) -> None:
-    from stts.data.datasets import DataSpec
-
     spec = DataSpec.from_dict({"name": "synthetic", "folder": None, "num_train": 1, "num_test": 1, "seed": 0})
     paths = load_data(spec, tmp_path / "made")
     assert json.loads(paths.train.read_text())["video"] == "videos/train_00000.mp4"

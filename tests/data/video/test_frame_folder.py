@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from stts import STTSConfig
-from stts.data import DataSpec, VideoError, VideoQADataset, load_data, read_video, training_data
+from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data, read_video, training_data
 from stts.data.check import check_data
 from stts.data.rows import checked_rows
-from stts.data.video.frame_folder import FOLDER_FPS
+from stts.data.video.config import FOLDER_FPS, VideoConfig
 from stts.eval.config import EvalConfig
 from stts.eval.reading import read_clip
 from stts.eval.tasks import BenchmarkSpec
@@ -220,7 +220,7 @@ def test_llava_hound_as_published(hound, tmp_path, tiny_folder):
     assert data[0]["video_grids"][0, 0] == len(shown(hound / "frames" / "whole", folder_fps=4.0)[0]) == 7
     for decode, wrong in ((False, []), (True, ["damaged"])):
         findings, _ = check_data(
-            spec, processor, STTSConfig(), {"frames": 100, "max_fps": 4.0}, 0, decode=decode
+            spec, processor, STTSConfig(), VideoConfig(100, max_fps=4.0), 0, decode=decode
         )
         assert [
             name for name in ("whole", "damaged") if any(f"/{name}/" in text for text in findings.wrong)
@@ -236,12 +236,12 @@ def test_llava_hound_as_published(hound, tmp_path, tiny_folder):
 
 
 def test_the_rate_is_a_setting_of_the_data(hound, tiny_folder, tmp_path):
-    assert DataSpec(annotations="x", name="jsonl").folder_fps == FOLDER_FPS
+    assert JsonlData("x").folder_fps == FOLDER_FPS
     for value in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=r"data\.folder_fps is"):
-            DataSpec(name="jsonl", annotations="x", folder_fps=value)
+            JsonlData("x", folder_fps=value)
     with pytest.raises(ValueError, match=r"data\.folder_fps has no meaning"):
-        DataSpec(name="molmo2", annotations="x", folder_fps=3.0)
+        DataSpec.from_dict({"name": "molmo2", "annotations": "x", "folder_fps": 3.0})
     (hound / "rows.jsonl").write_text(
         "".join(
             json.dumps({"id": name, "video": f"frames/{name}", "question": "What?", "answer": "Grey."}) + "\n"

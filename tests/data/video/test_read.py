@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stts import STTSConfig
-from stts.data import DataSpec, VideoError, read_video, write_video
+from stts.data import JsonlData, VideoError, read_video, write_video
 from stts.data.check import check_data
 from stts.data.video import containers, decode
+from stts.data.video.config import VideoConfig
 from stts.data.video.containers import FORMATS
 from stts.data.video.damage import Failure, judged, leaves_of
 from stts.data.video.encode import to_yuv420
@@ -534,9 +535,9 @@ def test_check_of_the_data_finds_damage(whole, tmp_path, tiny_folder):
     rows = [{"id": name, "video": name, **asked} for name in ("hurt.mp4", "fine.mp4")]
     shutil.copy(source, tmp_path / "fine.mp4")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = DataSpec(name="jsonl", annotations=str(tmp_path / "rows.jsonl"))
+    spec = JsonlData(annotations=str(tmp_path / "rows.jsonl"))
     processor = load_processor(ModelSpec(str(tiny_folder)), STTSConfig())
-    settings = {"frames": 100, "max_fps": 10.0}
+    settings = VideoConfig(100, max_fps=10.0)
     assert not check_data(spec, processor, STTSConfig(), settings, 0)[0].wrong
     (wrong,) = check_data(spec, processor, STTSConfig(), settings, 0, decode=True)[0].wrong
     assert "hurt.mp4" in wrong
@@ -732,7 +733,7 @@ def test_any_number_of_instants(clip):
 @hypothesis.settings(max_examples=30, derandomize=True)
 def test_what_is_read_lies_in_the_range(clip, frames, max_fps, start, length, like_transformers):
     sampling = "transformers" if like_transformers else "time"
-    part = probe_video(clip, frames, max_fps, start=start, end=start + length, sampling=sampling)
+    part = probe_video(clip, frames, max_fps=max_fps, start=start, end=start + length, sampling=sampling)
     assert 1 <= len(part.timestamps) <= frames
     assert (np.diff(part.timestamps) > 0).all()
     assert start - 0.1 - 1e-9 < part.timestamps[0]

@@ -1,4 +1,4 @@
-"""What a reader makes of a published row."""
+"""What every reader of published annotations has, and what it makes of a row."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Unused(Broken):
     """A row that is not broken, but not for training either, as its publishers say."""
 
 
-class Reader:
+class PublishedReader:
     """One published layout. files: those to read; base: the folder they are in; root: that of the videos."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
