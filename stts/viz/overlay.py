@@ -80,10 +80,7 @@ def draw_batch(batch: dict[str, Any], keep_windows: Tensor | None, name: str, pa
     """Draw what a policy (name) kept of a batch's first video; returns path, None when nothing was pruned."""
     if keep_windows is None or "video_grids" not in batch:
         return None
-    from .viz.overlay import draw_kept
-
     frames, keep = first_video(batch, keep_windows)
-    all_have_one = len(batch["ids"]) == len(
-        batch["video_grids"]
-    )  # else whose the first video is, is not known
+    # else whose the first video is, is not known
+    all_have_one = len(batch["ids"]) == len(batch["video_grids"])
     return draw_kept(frames, {name: keep}, path, title=str(batch["ids"][0]) if all_have_one else "")

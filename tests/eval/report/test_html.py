@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,9 +13,9 @@ from stts.eval.report.html import Example, make_sections, overview, render_html,
 from stts.eval.report.runs import find_runs, name_runs
 from stts.eval.summary import summarize
 from stts.settings.config_files import documented_keys
-from stts.settings.launch import CONFIG_DIR, launch
+from stts.settings.launch import CONFIG_DIR
+from tests.helpers.scripts import run_script
 
-SCRIPT = CONFIG_DIR.parent / "scripts" / "report.py"
 NASTY = '<script>alert("x")</script> & | *b*'
 
 
@@ -223,28 +221,17 @@ def test_every_setting_is_explained(name):
     assert [key for key, _, meaning in keys if not meaning] == []
 
 
-def run(monkeypatch, tmp_path: Path, script: Path, *arguments: str) -> int:
-    """A script in this process, in a folder of its own. Returns its exit status."""
-    spec = importlib.util.spec_from_file_location(f"{script.stem}_script", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script.name, *arguments])
-    try:
-        launch(module.main, script.stem)
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
-
 @pytest.mark.slow
 def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, capsys, tiny_folder, clips):
     data = [f"data.annotations={clips / 'train.jsonl'}", f"data.test_annotations={clips / 'test.jsonl'}"]
     asked = [f"model.path={tiny_folder}", "data=jsonl", *data, "frames=3", "eval.limit=4"]
     for policy in ("temporal", "random"):
-        assert run(monkeypatch, tmp_path, SCRIPT.with_name("eval.py"), *asked, f"policy={policy}") == 0
+        assert run_script(monkeypatch, tmp_path, "eval", *asked, f"policy={policy}") == 0
     capsys.readouterr()
-    assert run(monkeypatch, tmp_path, SCRIPT, "runs=[outputs/eval]", "examples=1", "title=Two policies") == 0
+    assert (
+        run_script(monkeypatch, tmp_path, "report", "runs=[outputs/eval]", "examples=1", "title=Two policies")
+        == 0
+    )
     page = Page((tmp_path / "outputs/report/report.html").read_text())
     assert [link[:22] for link in page.links] == ["data:image/png;base64,"]
     assert "Two policies" in page.texts
@@ -260,7 +247,7 @@ def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, ca
     changed = json.loads(settings.read_text())
     changed["settings"]["weights"] = "others"
     settings.write_text(json.dumps(changed))
-    assert run(monkeypatch, tmp_path, SCRIPT, "runs=[outputs/eval]", "examples=1") == 2
+    assert run_script(monkeypatch, tmp_path, "report", "runs=[outputs/eval]", "examples=1") == 2
     assert "has other weights now" in capsys.readouterr().err
 
 
@@ -280,7 +267,7 @@ def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, ca
 def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, arguments, message):
     if arguments[:1] == ["runs=[run]"]:
         write_run(tmp_path / "run", half(4))
-    assert run(monkeypatch, tmp_path, SCRIPT, *arguments) == 2
+    assert run_script(monkeypatch, tmp_path, "report", *arguments) == 2
     told = capsys.readouterr().err
     assert re.search(message, told), told
     assert "Traceback" not in told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
 import json
 import logging
 import subprocess
@@ -29,6 +28,7 @@ from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
 from stts.settings.launch import CONFIG_DIR
 from stts.settings.typed import from_dict
 from tests.helpers.miniatures import MINIATURES, come_out, write_file, write_miniature
+from tests.helpers.scripts import run_script
 
 pytest.importorskip("pyarrow")
 
@@ -359,17 +359,6 @@ class TestSubtitles:
         assert str(path) in what_is_missing(spec)
 
 
-def run_script(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int | None:
-    """The main of scripts/eval.py in this process, as launch calls it."""
-    monkeypatch.chdir(folder)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose("eval", list(overrides)), resolve=True)
-    module_spec = importlib.util.spec_from_file_location("eval_script", CONFIG_DIR.parent / "scripts/eval.py")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    return module.main(config)
-
-
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: Counter) -> None:
     real = getattr(owner, name)
 
@@ -391,19 +380,19 @@ class TestScript:
     ) -> None:
         more = write_miniature("tomato", tmp_path / "tomato", clip).more
         single = ["benchmark=tomato", "check=true", *overrides_for("tomato", "benchmark", tmp_path, more)]
-        assert run_script(tmp_path, monkeypatch, *single) == 0
+        assert run_script(monkeypatch, tmp_path, "eval", *single) == 0
         assert capsys.readouterr().out == "benchmark tomato: nothing is missing\n"
         (tmp_path / "tomato/videos/human/9001-02.mp4").unlink()
-        assert run_script(tmp_path, monkeypatch, *single) == 2
+        assert run_script(monkeypatch, tmp_path, "eval", *single) == 2
         text = capsys.readouterr().out
         assert "videos/human/9001-02.mp4" in text
         assert "git clone https://github.com/yale-nlp/TOMATO" in text
         member = overrides_for("tomato", "benchmark.members.tomato", tmp_path, more)
-        assert run_script(tmp_path, monkeypatch, "benchmark=short", "check=true", *member) == 2
+        assert run_script(monkeypatch, tmp_path, "eval", "benchmark=short", "check=true", *member) == 2
         text = capsys.readouterr().out
         assert all(f"benchmark {name} needs files that are not there" in text for name in SHORT)
         assert "data/nextqa/MC/test-00000-of-00001.parquet" in text
-        assert run_script(tmp_path, monkeypatch, "benchmark=synthetic", "check=true") == 0
+        assert run_script(monkeypatch, tmp_path, "eval", "benchmark=synthetic", "check=true") == 0
         assert capsys.readouterr().out == "benchmark synthetic: nothing is missing\n"
         assert not (tmp_path / "outputs").exists(), "no model was made, nor a clip"
 
@@ -431,7 +420,7 @@ class TestScript:
             (STTSMolmo2Model, "get_video_features"),  # of videos too short to lose anything
         ):
             count_calls(monkeypatch, owner, name, calls)
-        assert run_script(tmp_path, monkeypatch, *overrides) is None
+        assert run_script(monkeypatch, tmp_path, "eval", *overrides) == 0
         clips = {
             (name, question["video"], question.get("start"), question.get("end"))
             for name in MINIATURES
@@ -465,12 +454,13 @@ class TestScript:
         prompts.clear()
         assert (
             run_script(
-                tmp_path,
                 monkeypatch,
+                tmp_path,
+                "eval",
                 "benchmark=lvbench",
                 *overrides[1:4],
                 *overrides_for("lvbench", "benchmark", tmp_path, {}),
             )
-            is None
+            == 0
         )
         assert prompts == [], "asked alone it goes on in the same folder"
