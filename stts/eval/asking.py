@@ -19,7 +19,7 @@ from ..data.processors.molmo2 import VideoProcessor
 from ..pruning.layout import BatchLayout
 from ..pruning.visual_tokens import VisualTokens
 from .config import EvalConfig
-from .tasks.base import Question
+from .tasks.question import Question
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..data.evidence import evidence_items, evidence_scores
 from ..data.processors.molmo2 import VideoProcessor
+from ..data.video.config import VideoConfig
 from ..data.video.decode import VideoError
 from ..data.video.frame_folder import FOLDER_FPS
 from ..data.video.read import Clip, open_reader, read_video
 from ..pruning.windows import window_grid
 from .config import EvalConfig
-from .tasks.base import Question
+from .tasks.question import Question
 
 In, Out = TypeVar("In"), TypeVar("Out")
 
@@ -29,7 +30,7 @@ _TOKENIZER = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Watched:
+class ReadVideo:
     """A video that was read, with the prompts of all questions about it, or the reason why it could not be."""
 
     questions: Sequence[Question]
@@ -50,18 +51,20 @@ class Watched:
     """Questions that cannot be asked about it, and why."""
 
 
-def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
+def read_for_questions(
+    processor: VideoProcessor, config: EvalConfig, questions: Sequence[Question]
+) -> ReadVideo:
     """Read the video that all these questions are about.
 
     Raises VideoError where that fails, and ValueError naming a question whose text cannot be a prompt or whose
     subtitles cannot be read; neither where config.bad_videos is "wrong".
     """
     try:
-        clip = read_clip(questions[0], config, processor.image_size)
+        clip = read_clip(questions[0], config.video, processor.image_size)
     except VideoError as error:
         if config.bad_videos == "stop":
             raise
-        return Watched(questions, error=str(error))
+        return ReadVideo(questions, error=str(error))
     asked, prompts, items, refused = [], [], [], []
     for question in questions:
         try:
@@ -77,10 +80,10 @@ def watch(processor: VideoProcessor, config: EvalConfig, questions: Sequence[Que
         prompts.append(prompt)
     span = float(clip.timestamps[-1] - clip.timestamps[0])
     if not asked:
-        return Watched((), span=span, frames=len(clip.frames), refused=refused)
+        return ReadVideo((), span=span, frames=len(clip.frames), refused=refused)
     scores = evidence_scores(np.concatenate(items))
     video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
-    return Watched(asked, video, prompts, items, span, None, len(clip.frames), refused)
+    return ReadVideo(asked, video, prompts, items, span, None, len(clip.frames), refused)
 
 
 def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> np.ndarray:
@@ -97,17 +100,17 @@ def _prompt(processor: VideoProcessor, question: Question, clip: Clip) -> dict[s
         raise ValueError(f"question {question.id!r}: {error}") from error
 
 
-def read_clip(question: Question, config: EvalConfig, size: int) -> Clip:
+def read_clip(question: Question, video: VideoConfig, size: int) -> Clip:
     """What is shown of a question's video, in frames of size x size. Raises VideoError as read_video does."""
     return read_video(
         question.video,
-        config.frames,
-        max_fps=config.max_fps,
+        video.frames,
+        max_fps=video.max_fps,
         start=question.start,
-        end=shown_until(question, config.backend),
+        end=shown_until(question, video.backend),
         size=size,
-        backend=config.backend,
-        sampling=config.sampling,
+        backend=video.backend,
+        sampling=video.sampling,
         folder_fps=question.frame_fps or FOLDER_FPS,
     )
 

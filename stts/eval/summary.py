@@ -134,7 +134,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def summary(results: Mapping[str, Any]) -> str:
+def summary_line(results: Mapping[str, Any]) -> str:
     """What the accuracy was reached with and how fast, in one line."""
     settings, recall = results["settings"], results["evidence_recall"]
     parts = [
@@ -172,7 +172,7 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """Show one evaluation on the terminal."""
     console = console or Console()
     console.print(results_table(results))
-    console.print(summary(results), highlight=False, markup=False, soft_wrap=True)
+    console.print(summary_line(results), highlight=False, markup=False, soft_wrap=True)
 
 
 def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, str]) -> dict[str, float]:

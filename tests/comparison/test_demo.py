@@ -13,7 +13,7 @@ from stts.comparison.arms import Recipe, compare
 from stts.comparison.demo import Policy, filmed_clip, run_demo
 from stts.data import read_video
 from stts.data.load import DataPaths
-from stts.eval.tasks.base import BenchmarkSpec
+from stts.eval.tasks import DataBenchmark
 from stts.eval.tasks.data import load_test_rows
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
@@ -29,7 +29,7 @@ def test_demo_compares_policies_and_goes_on_where_it_stopped(tiny_folder, clips,
     data = DataPaths(clips / "train.jsonl", clips / "test.jsonl", clips)
     names = {"num_train": 6, "num_test": 2, "slots": 5, "questions_per_clip": 3, "seed": 1}
     questions = load_test_rows(
-        BenchmarkSpec("synthetic", "data", data={"name": "synthetic", "folder": str(clips), **names})
+        DataBenchmark("synthetic", data={"name": "synthetic", "folder": str(clips), **names})
     )
     arm = policies[1].arm(STTSConfig(bias_range=0.1), seed=0)
     (pooled,) = compare([arm], recipe, spec, data, questions, tmp_path)  # in a process of its own

@@ -13,7 +13,6 @@ from tests.helpers.painted_letters import (
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frames": 0}, "frames is 0, must be at least 1"),
         ({"mode": "letters"}, "eval.mode is 'letters', must be logits or generate"),
         ({"batch_size": 0}, "eval.batch_size is 0"),
         ({"max_tokens": 0}, "eval.max_tokens is 0"),

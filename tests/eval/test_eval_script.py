@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from stts.eval.records import refuse_other_settings
 from stts.settings.launch import CONFIG_DIR, explain
 from tests.helpers.painted_letters import (
     read_lines,
     without_time,
 )
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import DATA, ROOT
 from tests.helpers.scripts import run_script, run_script_in_two_processes
 
 
@@ -117,3 +119,25 @@ class TestScript:
         for one, other in zip(batched, alone, strict=True):
             assert one["logits"] == pytest.approx(other["logits"], abs=1e-3)
             assert one["evidence_recall"] == other["evidence_recall"]
+
+
+def test_an_evaluation_of_before_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that an earlier version began: its settings.json, and predictions of the first batch."""
+    shutil.copytree(DATA / "earlier_evaluation", tmp_path / "out")
+    before = json.loads((tmp_path / "out/settings.json").read_text())
+    model = ["model.path=base", "checkpoint=run/checkpoints/step-0000002/model"]
+    data = ["data=jsonl", "data.test_annotations=clips/test.jsonl", "data.root=clips"]
+    asked = [*model, *data, "frames=4", "eval.batch_size=2", f"output_dir={tmp_path / 'out'}"]
+    recorded = read_lines(tmp_path / "out")
+    assert run_script(monkeypatch, DATA / "earlier_run", "eval", *asked) == 0
+    expected = json.loads((tmp_path / "out/expected.json").read_text())
+    lines = read_lines(tmp_path / "out")
+    assert lines[: len(recorded)] == recorded, "not asked again"
+    assert [line["predicted"] for line in lines] == expected["predicted"]
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    settings = results.pop("settings")
+    assert results == expected["results"]
+    assert list(settings)[:12] == list(before)[:12]
+    assert all(before[key] == value for key, value in settings.items() if key in before)
+    with pytest.raises(ValueError, match="sampling is 'time' there and 'transformers' now"):
+        refuse_other_settings(tmp_path / "out", settings | {"sampling": "transformers"})

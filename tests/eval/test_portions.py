@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stts.data import VideoError, read_video, write_video
-from stts.eval.config import EvalConfig
+from stts.data.video.config import VideoConfig
 from stts.eval.portions import batches, by_clip, portions, share_of
 from stts.eval.reading import map_ahead, read_clip, shown_until
 from stts.eval.tasks import Question
 from tests.helpers.miniatures import write_pictures
 from tests.helpers.painted import encode, keep_bytes
 
-CONFIG = EvalConfig("own", frames=100, max_fps=8.0, progress=False)
+VIDEO = VideoConfig(100, max_fps=8.0)
 
 
 def ask(number: int, video: str, **changes) -> Question:
@@ -98,7 +98,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestShownPart:
     def greys(self, clip: Path, **part) -> list[int]:
-        frames = read_clip(ask(0, str(clip), **part), CONFIG, 12).frames
+        frames = read_clip(ask(0, str(clip), **part), VIDEO, 12).frames
         return [round(frame.mean() / 10) for frame in frames]
 
     def test_an_end_past_the_video_is_its_end(self, clip: Path) -> None:
@@ -121,7 +121,7 @@ class TestShownPart:
         options = {"options": {"g": "15", "bf": "3"}, "container_options": {"movflags": "faststart"}}
         broken = keep_bytes(encode(tmp_path / "whole.mp4", **options), tmp_path / "broken.mp4", 0.7)
         with pytest.raises(VideoError, match="is cut short"):
-            read_clip(ask(0, str(broken), end=6.0), CONFIG, 12)
+            read_clip(ask(0, str(broken), end=6.0), VIDEO, 12)
 
 
 class TestPictures:
@@ -141,15 +141,15 @@ class TestPictures:
         assert len(read_video(folder, 5, folder_fps=8.0).frames) == 5
 
     def test_a_question_may_be_about_them(self, folder: Path) -> None:
-        shown = read_clip(ask(0, str(folder), frame_fps=3.0, start=1.0, end=2.0), CONFIG, 12)
+        shown = read_clip(ask(0, str(folder), frame_fps=3.0, start=1.0, end=2.0), VIDEO, 12)
         np.testing.assert_allclose(shown.timestamps, [1, 4 / 3, 5 / 3, 2])
         assert [round(frame.mean() / 10) for frame in shown.frames] == [3, 4, 5, 6]
-        whole = read_clip(ask(0, str(folder), frame_fps=8.0, start=2.0, end=99.0), CONFIG, 12)
+        whole = read_clip(ask(0, str(folder), frame_fps=8.0, start=2.0, end=99.0), VIDEO, 12)
         np.testing.assert_allclose(whole.timestamps, np.arange(16, 24) / 8)
 
     def test_what_cannot_be_read_is_named(self, folder: Path) -> None:
         with pytest.raises(VideoError, match=r"scene: start is 9 s.*the clip lasts 8.000 s"):
-            read_clip(ask(0, str(folder), frame_fps=3.0, start=9), CONFIG, 12)
+            read_clip(ask(0, str(folder), frame_fps=3.0, start=9), VIDEO, 12)
         (folder / "00001.jpg").write_bytes(b"no picture")
         with pytest.raises(VideoError, match=r"00001\.jpg"):
-            read_clip(ask(0, str(folder), frame_fps=3.0), CONFIG, 12)
+            read_clip(ask(0, str(folder), frame_fps=3.0), VIDEO, 12)

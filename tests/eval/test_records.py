@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from stts.eval.records import Records, check_settings, write_json
+from stts.data.video.config import VideoConfig
+from stts.eval.records import Records, refuse_other_settings, write_json
 from stts.eval.runner import evaluate
 from tests.helpers.kills import killed_at
 from tests.helpers.painted_letters import (
@@ -32,9 +33,9 @@ class TestRecordsOfARun:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"frames": 8}, "frames is 16 there and 8 now"),
+            ({"video": VideoConfig(8)}, "frames is 16 there and 8 now"),
             ({"mode": "generate"}, "mode is 'logits' there and 'generate' now"),
-            ({"max_fps": 1.0}, "max_fps is 2.0 there and 1.0 now"),
+            ({"video": VideoConfig(16, max_fps=1.0)}, "max_fps is 2.0 there and 1.0 now"),
             ({"seed": 1}, "seed is 0 there and 1 now"),
             ({"benchmark": "other"}, "benchmark is 'painted' there and 'other' now"),
             ({"notes": {"checkpoint": "b"}}, "checkpoint is 'a' there and 'b' now"),
@@ -87,7 +88,7 @@ class TestRecordsOfARun:
         assert ids == [f"q{i}" for i in range(10)]
         (tmp_path / "parts/predictions.jsonl").rename(tmp_path / "parts/predictions-3.jsonl")
         with pytest.raises(ValueError, match="frames is 16 there and 8 now"):
-            self.ask(setting, tmp_path / "parts", frames=8)
+            self.ask(setting, tmp_path / "parts", video=VideoConfig(8))
 
     def test_a_changed_benchmark_is_refused(self, setting: Setting, tmp_path: Path) -> None:
         self.ask(setting, tmp_path)
@@ -124,7 +125,7 @@ def test_records_name_videos_as_the_data_do(setting: Setting, tmp_path: Path) ->
 def test_a_file_is_no_folder_for_records(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(ValueError, match=r"output_dir is .*out, which is a file"):
-        check_settings(tmp_path / "out", {})
+        refuse_other_settings(tmp_path / "out", {})
 
 
 def test_records_killed_at_any_file_operation_lose_nothing_they_had(tmp_path: Path) -> None:

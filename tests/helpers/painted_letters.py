@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stts.data import VideoProcessor
+from stts.data.video.config import VideoConfig
 from stts.eval.config import EvalConfig
 from stts.eval.tasks import Question
 from stts.pruning.config import STTSConfig
@@ -26,7 +27,7 @@ GREYS = (30, 90, 150, 210)
 """How bright a clip is painted, by the letter it stands for: A, B, C, D."""
 SECONDS = (1.0, 3.0, 2.0, 1.5, 2.5)
 """Lengths of the clips, all different, so that rows of a batch differ too."""
-CONFIG = EvalConfig("painted", frames=16, batch_size=3, progress=False)
+CONFIG = EvalConfig("painted", VideoConfig(16), batch_size=3, progress=False)
 
 
 class Painted(nn.Module):

@@ -14,16 +14,16 @@ from torch import nn
 from ...data.evidence import evidence_items, evidence_scores
 from ...data.processors.molmo2 import VideoProcessor
 from ...data.prompts import LETTERS
+from ...data.video.config import VideoConfig
 from ...hosts.folders import ModelSpec
 from ...hosts.load import load_model
 from ...pruning.config import STTSConfig
 from ...settings.typed import from_dict
 from ...viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
 from ...viz.overlay import draw_kept
-from ..config import EvalConfig
 from ..reading import read_clip, seen_evidence
 from ..runner import weights_digest
-from ..tasks.base import BenchmarkSpec, Question
+from ..tasks import Question, read_benchmark
 from ..tasks.registry import load_questions
 from .html import Example, Section
 from .runs import EvaluatedRun
@@ -81,7 +81,7 @@ def read_config(run: EvaluatedRun) -> dict[str, Any]:
 
 
 def _find_questions(run: EvaluatedRun, ids: Sequence[str]) -> list[Question]:
-    spec = from_dict(BenchmarkSpec, read_config(run)["benchmark"], "benchmark")
+    spec = read_benchmark(read_config(run)["benchmark"])
     by_id = {question.id: question for question in load_questions(spec, allow_missing=True)}
     if lost := [name for name in ids if name not in by_id]:
         raise ValueError(
@@ -100,20 +100,20 @@ def _look_at_all(run: EvaluatedRun, questions: Sequence[Question]) -> list[KeptV
             f"{run.folder}: its model has other weights now than those evaluated: set examples=0"
         )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    asking = EvalConfig(run.benchmark, config["frames"], **config["video"], seed=config["seed"])
-    return [_look_at(model, processor, question, asking) for question in questions]
+    video = from_dict(VideoConfig, {"frames": config["frames"], **config["video"]})
+    return [_look_at(model, processor, question, video, config["seed"]) for question in questions]
 
 
 def _look_at(
-    model: nn.Module, processor: VideoProcessor, question: Question, config: EvalConfig
+    model: nn.Module, processor: VideoProcessor, question: Question, video: VideoConfig, seed: int
 ) -> KeptVideo:
-    clip = read_clip(question, config, processor.image_size)
-    pictures = read_clip(question, config, max(PICTURE_SIDE, processor.image_size))
+    clip = read_clip(question, video, processor.image_size)
+    pictures = read_clip(question, video, max(PICTURE_SIDE, processor.image_size))
     given = {}
     if model.stts.policy == "given":
         scores = evidence_scores(seen_evidence(processor, question, clip))
         given["window_scores"] = torch.from_numpy(scores).to(model.device)
-    return kept_of(model, processor, clip, pictures, seed=config.seed, **given)
+    return kept_of(model, processor, clip, pictures, seed=seed, **given)
 
 
 def _example(section: Section, question: Question, videos: Mapping[str, KeptVideo]) -> Example:

@@ -12,14 +12,14 @@ from matplotlib import image
 from rich.console import Console
 
 from stts.chat import load
-from stts.eval.config import EvalConfig
+from stts.data.video.config import VideoConfig
 from stts.eval.statistics import share_interval
 from stts.eval.sweep.config import SweepConfig, cell_config
 from stts.eval.sweep.cost import measure_cost
 from stts.eval.sweep.figure import draw_sweep
 from stts.eval.sweep.pareto import COSTS, Point, find_trades, frontier
-from stts.eval.sweep.sweep import print_sweep, summarize_sweep, with_unit
-from stts.eval.tasks.base import Question
+from stts.eval.sweep.results import print_sweep, summarize_sweep, with_unit
+from stts.eval.tasks.question import Question
 from stts.hosts.flops import multiply_adds
 from tests.helpers.scripts import run_script, run_script_in_two_processes
 
@@ -152,8 +152,8 @@ def test_cost_counts_the_windows_that_reach_the_llm(tiny_folder, clips):
     model, processor = load(str(tiny_folder), prune_ratio=0.5, policy="scorer")
     videos = sorted((clips / "videos").glob("*.mp4"))
     questions = [Question(f"q{i}", videos[i // 2], "What?", ("a", "b"), 0) for i in range(6)]
-    config = EvalConfig("painted", frames=4)
-    cost = measure_cost(model, processor, questions, config, videos=2, repeats=1)
+    video = VideoConfig(4)
+    cost = measure_cost(model, processor, questions, video, videos=2, repeats=1)
     assert cost.frames == 4
     assert cost.visual_tokens == 4 * 9 - math.floor(4 * 9 * 0.5)
     assert cost.seconds > 0
@@ -163,7 +163,7 @@ def test_cost_counts_the_windows_that_reach_the_llm(tiny_folder, clips):
     most = multiply_adds(model.config, 4, 0.5, text_tokens=text + 60, text_per_frame=0, logits=1).total
     assert least < cost.multiply_adds < most
     model.stts = model.stts.replace(prune_ratio=0.0)
-    whole = measure_cost(model, processor, questions, config, videos=1, repeats=1)
+    whole = measure_cost(model, processor, questions, video, videos=1, repeats=1)
     assert whole.visual_tokens == 36
 
 
