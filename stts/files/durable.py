@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .jsonl import parse, raw_lines
+
 PARTIAL, OLD = "partial", "old"
 
 
@@ -38,13 +40,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a name to write a file under, its own for each process; on leaving, it is flushed and becomes path."""
+    partial = _aside(path, f"{os.getpid()}.{PARTIAL}")
+    try:
+        yield partial
+        flush(partial)
+        partial.replace(path)
+        flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that holds all of text, or what it held before."""
-    partial = _aside(path, PARTIAL)
-    partial.write_text(text, encoding="utf-8")
-    flush(partial)
-    partial.replace(path)
-    flush(path.parent)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -58,12 +70,12 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file up to the first line that is torn; none when there is no such file."""
     rows = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+    for _, number, line in raw_lines(path) if path.exists() else ():
         try:
-            row = json.loads(line)
+            row = parse(line, f"{path}:{number}")
         except ValueError:
             break  # the process died while writing this line; nothing follows it
-        if not line.endswith(b"\n") or not isinstance(row, dict):
+        if not line.endswith(b"\n"):
             break
         rows.append(row)
     return rows

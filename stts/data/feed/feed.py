@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...files.durable import append_rows, read_rows
 from ..datasets import Mixture
-from .ahead import ahead
+from ..prefetch import prefetch
 from .budget import Budget, look_ahead, past_context
 from .collator import Collator, Example
 from .order import Order, Place, positions
@@ -154,8 +154,10 @@ class Feed:
 
         Closing the iterator ends thread and workers, whatever these are doing.
         """
-        pinned = ({k: _pin(v) for k, v in batch.items()} for batch in self) if pin_memory else self
-        return ahead(lambda: iter(pinned), stop=self.line.end) if self.line else iter(pinned)
+        ready = _pinned if pin_memory else _as_it_is
+        if self.line:
+            return prefetch(ready, self, depth=3, stop=self.line.end)
+        return (ready(batch) for batch in self)
 
     def _batch(self, waiting: list[Example]) -> tuple[dict[str, Any], list[Example], list[Example]]:
         """A batch of examples that wait, those in it, and those that go on waiting."""
@@ -314,8 +316,8 @@ def log_path(output_dir: Path, rank: int) -> Path:
     return output_dir / ("left_out.jsonl" if rank == 0 else f"left_out-{rank}.jsonl")
 
 
-def _pin(value: Any) -> Any:
-    return value.pin_memory() if isinstance(value, torch.Tensor) else value
+def _pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def _as_it_is(item: Any) -> Any:

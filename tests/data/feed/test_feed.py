@@ -4,8 +4,6 @@ import dataclasses
 import json
 import math
 import random
-import threading
-import time
 from collections import Counter
 from itertools import islice
 
@@ -15,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stts.data.datasets import Mixture
-from stts.data.feed.ahead import ahead
 from stts.data.feed.budget import Budget, Size, look_ahead
 from stts.data.feed.collator import Collator
 from stts.data.feed.feed import BadData, Feed, FeedSpec, data_sums, feed_row
@@ -332,43 +329,6 @@ def test_the_first_example_past_the_models_context_is_told(caplog, position_ids,
         assert "24 tokens with 4 frames, 16 after pruning" in text
         assert f"the model's max_position_embeddings is {tokens}" in text
         assert ("or position_ids=compact" in text) == (position_ids == "original")
-
-
-# --- reading ahead
-
-
-def test_items_come_in_order_and_errors_in_their_place():
-    def items():
-        yield from range(5)
-        raise RuntimeError("after 4")
-
-    iterator = ahead(items, depth=3)
-    assert [next(iterator) for _ in range(5)] == list(range(5))
-    with pytest.raises(RuntimeError, match="after 4"):
-        next(iterator)
-    assert list(ahead(lambda: range(4).__iter__())) == [0, 1, 2, 3]
-
-
-def test_a_thread_that_is_ahead_ends_when_it_is_no_longer_wanted():
-    made, closed = [], []
-
-    def items():
-        try:
-            for i in range(1000):
-                made.append(i)
-                yield i
-        finally:
-            closed.append(True)
-
-    iterator = ahead(items, depth=2)
-    assert next(iterator) == 0
-    deadline = time.monotonic() + 300
-    while len(made) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(made) <= 4  # one taken, two ready, one in hand
-    iterator.close()
-    assert closed
-    assert "ahead" not in {thread.name for thread in threading.enumerate()}
 
 
 # --- what counts the same in the loss
