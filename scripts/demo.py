@@ -33,7 +33,7 @@ def main(config: dict[str, Any]) -> None:
     data = load_data(DataSpec.from_dict(config["data"]))
     output_dir = Path(config["output_dir"])
     run_demo(policies, shared, recipe, config["seed"], spec, data, questions, output_dir)
-    suggest("report", runs=[str(output_dir)], examples=0)  # its runs keep no settings to ask again
+    suggest("report", runs=[str(output_dir)], examples=0)  # its runs do not record what they kept
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class EvalConfig:
     bad_videos: str = "stop"
     """A video that is missing or cannot be decoded, a question that cannot be asked (a special token in its text, a
     damaged subtitle file): "stop" the run, or count the video's questions, or that question, as "wrong"."""
+    masks: bool = False
+    """Record with each prediction which windows of its video were kept, a bit a window, for pictures in a report."""
     seed: int = 0
     """Of the random policy: of each video the same windows are drawn again."""
     progress: bool = True

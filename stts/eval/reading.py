@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +19,6 @@ from ..data.video.read import Clip, open_reader, read_video
 from ..pruning.windows import window_grid
 from .config import EvalConfig
 from .tasks.question import Question
-
-In, Out = TypeVar("In"), TypeVar("Out")
 
 _TOKENIZER = threading.Lock()
 """Fast tokenizers refuse to be used by two threads at a time."""
@@ -49,6 +44,8 @@ class ReadVideo:
     """How many are shown."""
     refused: Sequence[tuple[Question, str]] = ()
     """Questions that cannot be asked about it, and why."""
+    grid: tuple[int, ...] = ()
+    """(T, rows, cols) of its windows."""
 
 
 def read_for_questions(
@@ -83,7 +80,8 @@ def read_for_questions(
         return ReadVideo((), span=span, frames=len(clip.frames), refused=refused)
     scores = evidence_scores(np.concatenate(items))
     video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
-    return ReadVideo(asked, video, prompts, items, span, None, len(clip.frames), refused)
+    grid = tuple(video["video_grids"][0].tolist())
+    return ReadVideo(asked, video, prompts, items, span, None, len(clip.frames), refused, grid)
 
 
 def seen_evidence(processor: VideoProcessor, question: Question, clip: Clip) -> np.ndarray:
@@ -127,20 +125,3 @@ def shown_until(question: Question, backend: str) -> float | None:
         return question.end
     last = float(reader.times[min(question.end_frame, len(reader.times)) - 1])
     return last if question.end is None else min(question.end, last)
-
-
-def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """map(function, items) in order, in `workers` threads that run at most so many items ahead.
-
-    What function raises comes where its result would have come.
-    """
-    pool, waiting = ThreadPoolExecutor(workers), deque[Future]()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

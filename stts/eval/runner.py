@@ -19,13 +19,15 @@ from torch import nn
 
 from ..data.evidence import evidence_recall
 from ..data.feed.budget import Size, past_context
+from ..data.prefetch import prefetch
 from ..data.processors.molmo2 import VideoProcessor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
 from .config import EvalConfig
+from .masks import pack_mask
 from .portions import Portion, batches, portions, share_of
 from .progress import EvalProgress, show_progress
-from .reading import ReadVideo, map_ahead, read_for_questions
+from .reading import ReadVideo, read_for_questions
 from .records import Record, Records, describe_question, write_json
 from .summary import speed_of, summarize
 from .tasks.question import Question
@@ -130,7 +132,7 @@ def _ask_portions(
 ) -> None:
     """Ask one portion after the other, whose videos are read ahead."""
     clips = [shared for portion in todo for shared in portion]
-    with closing(map_ahead(partial(read_for_questions, processor, config), clips, config.workers)) as videos:
+    with closing(prefetch(partial(read_for_questions, processor, config), clips, config.workers)) as videos:
         encoded = _encoded(model, config, videos, records, progress)
         encoded = _look_at_context(model, processor, encoded)
         started = time.perf_counter()
@@ -166,8 +168,11 @@ def _encoded(
             continue
         visual = encode(model, video.tensors, seed_of(video.questions[0], config.seed))
         progress.encoded(len(visual.keep))
+        mask = pack_mask(visual.keep.cpu().numpy().reshape(video.grid)) if config.masks else None
         parts = zip(video.questions, video.prompts, video.evidence, strict=True)
-        yield [Item(question, prompt, visual, evidence, video.span) for question, prompt, evidence in parts]
+        yield [
+            Item(question, prompt, visual, evidence, video.span, mask) for question, prompt, evidence in parts
+        ]
 
 
 def _look_at_context(
@@ -196,7 +201,8 @@ def _record(item: Item, reply: Reply, seconds: float) -> Record:
     """One line of predictions.jsonl.
 
     kept is the share of windows, evidence_recall that of the evidence; null where unknown: no video, no evidence
-    recorded, none of it in a sampled frame. span: seconds from the first frame to the last.
+    recorded, none of it in a sampled frame. span: seconds from the first frame to the last. mask: as
+    masks.pack_mask writes it, where config.masks asks for it.
     """
     keep = item.visual.keep.cpu()
     return describe_question(item.question) | {
@@ -209,6 +215,7 @@ def _record(item: Item, reply: Reply, seconds: float) -> Record:
         "error": None,
         "seconds": round(seconds, 4),
         **reply.said,
+        **({"mask": item.mask} if item.mask else {}),
     }
 
 

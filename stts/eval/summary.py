@@ -188,9 +188,10 @@ def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, 
 
 def group_table(group: str, results: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> Table:
     """One line for each benchmark, then the means."""
-    table = _table(group, "accuracy", "95 %", "questions", "unparsed", "bad videos")
+    table = _table(group, "accuracy", "95 %", "questions", "unparsed", "bad videos", "bad questions")
     for name, result in results.items():
-        table.add_row(escape(name), *_cells(result), str(result["bad_videos"]))
+        bad = [str(result[key]) for key in ("bad_videos", "bad_questions")]
+        table.add_row(escape(name), *_cells(result), *bad)
     table.add_section()
     for label, mean in means.items():
         table.add_row(label, _percent(mean), style="bold")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from stts.data import VideoError, read_video, write_video
 from stts.data.video.config import VideoConfig
 from stts.eval.portions import batches, by_clip, portions, share_of
-from stts.eval.reading import map_ahead, read_clip, shown_until
+from stts.eval.reading import read_clip, shown_until
 from stts.eval.tasks import Question
 from tests.helpers.miniatures import write_pictures
 from tests.helpers.painted import encode, keep_bytes
@@ -58,34 +56,6 @@ class TestWork:
             longest = max(lengths[place] for place in one)
             assert len(one) == size or longest * (len(one) + 1) > tokens
             assert min(lengths[place] for place in one) >= max(lengths[place] for place in other)
-
-
-class TestMapAhead:
-    def test_results_keep_their_order_and_threads_overlap(self) -> None:
-        meet = threading.Barrier(3, timeout=300)  # three at a time, or it breaks
-
-        def work(number: int) -> int:
-            meet.wait()
-            time.sleep(0.01 * (number % 3))
-            return number * number
-
-        assert list(map_ahead(work, range(9), workers=3)) == [number * number for number in range(9)]
-
-    def test_it_runs_no_further_ahead_than_it_may(self) -> None:
-        begun: list[int] = []
-        results = map_ahead(lambda number: begun.append(number) or number, range(100), workers=2)
-        next(results)
-        time.sleep(0.05)
-        assert len(begun) <= 3
-        results.close()
-        time.sleep(0.05)
-        assert len(begun) <= 4
-
-    def test_an_error_comes_in_its_place(self) -> None:
-        results = map_ahead(lambda number: 1 // number, [1, 1, 0, 1], workers=2)
-        assert [next(results), next(results)] == [1, 1]
-        with pytest.raises(ZeroDivisionError):
-            next(results)
 
 
 @pytest.fixture(scope="module")

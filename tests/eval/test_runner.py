@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+import stts.data.prefetch as prefetching
 import stts.eval.reading as reading
 from stts.data import VideoError, write_video
+from stts.eval.masks import unpack_mask
 from stts.eval.runner import evaluate
 from stts.eval.tasks import Question
 from stts.eval.tasks.subtitles import Subtitles
@@ -360,3 +362,37 @@ def test_the_model_and_the_random_state_are_left_as_they_were(setting: Setting, 
     evaluate(model, setting.processor, questions_about(setting.videos[:2]), CONFIG, tmp_path)
     assert model.training
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_was_kept_is_recorded_when_asked(setting: Setting, tmp_path: Path) -> None:
+    questions, model = questions_about(setting.videos), Painted(setting.processor)
+    plain = evaluate(model, setting.processor, questions, CONFIG, tmp_path / "plain")
+    config = replace(CONFIG, masks=True)
+    masked = evaluate(model, setting.processor, questions, config, tmp_path / "masked")
+    assert without_time(masked) == without_time(plain)
+    for line in read_lines(tmp_path / "masked"):
+        keep = unpack_mask(line.pop("mask"))
+        assert keep.shape == (line["frames"], 3, 3)
+        assert keep.flatten().tolist() == model.keeps[line["frames"]]
+        assert without_time(line) in map(without_time, read_lines(tmp_path / "plain"))
+    again = evaluate(model, setting.processor, questions, config, tmp_path / "plain")
+    assert again == plain, "a run without masks is none with other settings"
+
+
+def test_a_stopped_run_ends_although_a_video_hangs(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, real = threading.Event(), reading.read_video
+
+    def read(path: Path, *args: Any, **options: Any) -> Any:
+        if path == setting.videos[2]:
+            hang.wait()
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(reading, "read_video", read)
+    monkeypatch.setattr(prefetching, "PATIENCE", 0.05)
+    model = Painted(setting.processor)
+    model.stop_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, setting.processor, questions_about(setting.videos), CONFIG, tmp_path)
+    hang.set()

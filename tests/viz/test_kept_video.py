@@ -10,7 +10,7 @@ import pytest
 from matplotlib import image
 
 from stts.data import read_video
-from stts.viz.config import folder_for
+from stts.viz.config import DrawingConfig, folder_for
 from stts.viz.contact_sheet import LEFT, draw_sheet, heat_map, heat_norm
 from stts.viz.curves import draw_curves
 from stts.viz.figure import dim_dropped
@@ -178,6 +178,16 @@ def test_script_draws_a_folder_of_frames_under_its_own_name(monkeypatch, tmp_pat
     assert [frame["seconds"] for frame in told["frames"]] == [0, 0.25, 0.5, 0.75]
     (tmp_path / "empty").mkdir()
     assert run_script(monkeypatch, tmp_path, "visualize", f"model.path={tiny_folder}", "video=empty") == 2
+
+
+def test_settings_can_be_made_where_the_video_is_not(tmp_path, monkeypatch):
+    drawing = DrawingConfig("~/clip.mp4", 8)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="no such file or folder of frames"):
+        drawing.check_ready()
+    (tmp_path / "clip.mp4").touch()
+    drawing.check_ready()
+    assert drawing.path == tmp_path / "clip.mp4"
 
 
 def test_pictures_of_another_video_of_that_name_are_not_overwritten(tmp_path):
