@@ -13,8 +13,9 @@ from numpy.random import Generator
 from torch import Tensor
 
 from ..data.processors.molmo2 import IGNORE, MULTIMODAL_TOKENS, VideoProcessor
-from ..data.rows import read_jsonl, resolve_video
+from ..data.rows import resolve_video
 from ..data.video.read import read_video
+from ..files.jsonl import read_jsonl
 from .word_losses import window_labels
 
 MAX_FRAMES = 128

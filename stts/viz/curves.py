@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from matplotlib import pyplot as plt
 
+from ..files.durable import read_rows
 from .figure import save_figure
 
 
@@ -19,7 +19,7 @@ def draw_curves(
     evaluations: the run's eval.jsonl; where it has rows, their accuracy is drawn, too.
     """
     files = [Path(file) for file in (metrics, evaluations) if file is not None and Path(file).exists()]
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    rows = [row for file in files for row in read_rows(file)]
     panels = [
         ("lm_loss", "aux_loss"),
         ("score_mean", "score_std", "target_mean", "target_std"),

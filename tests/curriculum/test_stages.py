@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
+import stts.curriculum.card as card_module
 from stts import STTSConfig
 from stts.curriculum.card import put_into_package, score_on_test
 from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
@@ -185,7 +186,8 @@ def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Sce
     )
 
 
-def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path) -> None:
+def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(card_module, "PRIOR_CLIPS", 300)
     said = []
     last = run_curriculum(curriculum, tmp_path / "a", said.append)
     assert [text for text in said if text.startswith("stage")] == [
@@ -254,7 +256,8 @@ class TestShipped:
         WordIds.of(AutoTokenizer.from_pretrained(shipped_folder()))
 
     @pytest.mark.slow
-    def test_answers_about_clips_it_has_not_seen(self, tmp_path: Path) -> None:
+    def test_answers_about_clips_it_has_not_seen(self, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr(card_module, "PRIOR_CLIPS", 300)
         spec = SyntheticSpec(num_train=0, num_test=24, seed=77)
         data = make_synthetic(tmp_path / "data", num_train=0, num_test=24, seed=77)
         results = score_on_test(shipped_folder(), data, spec, tmp_path / "scores")

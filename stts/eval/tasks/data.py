@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...data.load import load_data
-from ...data.rows import answer_index, check_row, read_jsonl, resolve_video, row_options
+from ...data.rows import answer_index, check_row, resolve_video, row_options
 from ...data.spec import DataSpec
+from ...files.jsonl import read_jsonl
 from .benchmark import DataBenchmark
 from .question import Question
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.rows import read_jsonl
+from ...files.jsonl import read_jsonl
 
 Row = Mapping[str, Any]
 
