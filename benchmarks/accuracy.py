@@ -24,7 +24,7 @@ from stts.comparison.arms import Arm, Recipe, compare
 from stts.data.load import load_data
 from stts.data.spec import DataSpec
 from stts.eval.records import read_predictions, write_json
-from stts.eval.tasks.base import BenchmarkSpec, Question
+from stts.eval.tasks import DataBenchmark, Question
 from stts.eval.tasks.registry import load_questions
 from stts.hosts.folders import ModelSpec
 from stts.pruning.config import STTSConfig
@@ -72,7 +72,7 @@ def main(config: dict[str, Any]) -> None:
     )
     spec = from_dict(ModelSpec, config["model"], "model")
     test = config["data"] | config["test"]
-    questions = load_questions(BenchmarkSpec("synthetic", task="data", data=test))
+    questions = load_questions(DataBenchmark("synthetic", data=test))
     data = load_data(DataSpec.from_dict(config["data"]))
     output_dir, results_file = Path(config["output_dir"]), Path(config["results"])
     settings = chosen(config["policies"], config["arms"])

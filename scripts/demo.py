@@ -20,7 +20,7 @@ def main(config: dict[str, Any]) -> None:
     from stts.comparison.arms import Recipe
     from stts.comparison.demo import Policy, run_demo
     from stts.data import DataSpec, load_data
-    from stts.eval.tasks.base import BenchmarkSpec
+    from stts.eval.tasks import DataBenchmark
     from stts.eval.tasks.registry import load_questions
 
     arms = config["arms"] if isinstance(config["arms"], list) else [config["arms"]]
@@ -29,11 +29,11 @@ def main(config: dict[str, Any]) -> None:
     policies = [from_dict(Policy, {"name": p, "prune_ratio": r}, "arms") for p, r in arms]
     settings = ("steps", "ramp_steps", "batch_size", "frames", "processes")
     recipe = from_dict(Recipe, {key: config[key] for key in settings})
-    questions = load_questions(BenchmarkSpec("synthetic", task="data", data=config["data"]))
+    questions = load_questions(DataBenchmark("synthetic", data=config["data"]))
     data = load_data(DataSpec.from_dict(config["data"]))
     output_dir = Path(config["output_dir"])
     run_demo(policies, shared, recipe, config["seed"], spec, data, questions, output_dir)
-    suggest("report", runs=[str(output_dir)], examples=0)  # its runs keep no settings to ask again
+    suggest("report", runs=[str(output_dir)], examples=0)  # its runs do not record what they kept
 
 
 if __name__ == "__main__":

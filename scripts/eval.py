@@ -8,7 +8,7 @@ from typing import Any
 from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, one_by_one, plan_run, print_missing
 from stts.eval.report.compare import print_compared
-from stts.eval.tasks import BenchmarkSpec
+from stts.eval.tasks import BenchmarkGroup, read_benchmark
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
 from stts.processes import refuse_lone_process
@@ -27,7 +27,7 @@ def main(config: dict[str, Any]) -> int | None:
         suggest("report", runs=config["compare"])
         return None
     config = named_after_weights(config)
-    benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
+    benchmark = read_benchmark(config["benchmark"])
     configs = one_by_one(config)
     if config["check"]:
         return print_missing(configs)
@@ -58,12 +58,12 @@ def main(config: dict[str, Any]) -> int | None:
         if processes.is_main_process:
             write_settings(run.folder, own)
         found = evaluate(model, processor, run.questions, run.settings, run.folder, processes)
-        results[run.spec.name] = found
+        results[run.benchmark.name] = found
         if processes.is_main_process:
             print_results(found)
             print(f"written to {run.folder}")
-    if benchmark.members and processes.is_main_process:
-        lengths = {run.spec.name: run.spec.length for run in runs}
+    if isinstance(benchmark, BenchmarkGroup) and processes.is_main_process:
+        lengths = {run.benchmark.name: run.benchmark.length for run in runs}
         print_group(benchmark.name, results, lengths, Path(folder_of(config, benchmark.name)))
     if processes.is_main_process:
         suggest("visualize", **of_model(config), video=runs[0].questions[0].video)

@@ -9,7 +9,7 @@ from stts.eval.config import warn_if_untrained
 from stts.eval.plan import folder_of, plan_run
 from stts.eval.sweep.config import SweepConfig, cell_config, made_of
 from stts.eval.sweep.pareto import name_cell
-from stts.eval.sweep.sweep import finish_sweep
+from stts.eval.sweep.results import finish_sweep
 from stts.hosts.folders import ModelSpec, find_folder
 from stts.hosts.load import load_model
 from stts.processes import refuse_lone_process
@@ -59,7 +59,7 @@ def main(config: dict[str, Any]) -> None:
         processes.wait_for_everyone()
     if processes.is_main_process:
         name = config["checkpoint"] or spec.name
-        finish_sweep(folder, cells, runs, costs, sweep, {"benchmark": runs[0].spec.name, "model": name})
+        finish_sweep(folder, cells, runs, costs, sweep, {"benchmark": runs[0].benchmark.name, "model": name})
         suggest("report", runs=[str(folder)])
 
 

@@ -21,7 +21,8 @@ def main(config: dict[str, Any]) -> None:
     config = named_after_weights(config)
     settings = {key: config[key] for key in ("video", "frames", "reading", "question", "options", "seed")}
     drawing = from_dict(DrawingConfig, settings | config["draw"])
-    folder = folder_for(drawing.video, config["output_dir"])
+    drawing.check_ready()
+    folder = folder_for(drawing.path, config["output_dir"])
     model_spec = from_dict(ModelSpec, config["model"], "model")
     stts = from_dict(STTSConfig, {key: config[key] for key in ("prune_ratio", "policy")} | config["stts"])
     warn_if_untrained(stts, find_folder(model_spec, config["checkpoint"]))
@@ -35,10 +36,10 @@ def main(config: dict[str, Any]) -> None:
     torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
     model, processor = load_model(model_spec, stts, config["checkpoint"])
     model.to(default_device())
-    seen = look_at(model, processor, drawing.video, drawing.frames, seed=drawing.seed, **drawing.reading)
+    seen = look_at(model, processor, drawing.path, drawing.frames, seed=drawing.seed, **drawing.reading)
     if seen.keep.all():
         raise ValueError(
-            f"nothing is dropped of {drawing.video}: prune_ratio is {stts.prune_ratio} and {len(seen.keep)} "
+            f"nothing is dropped of {drawing.path}: prune_ratio is {stts.prune_ratio} and {len(seen.keep)} "
             "frames were taken; choose prune_ratio above 0 and a video of several frames"
         )
     reply = ask_about(model, processor, drawing) if drawing.question else None
@@ -46,7 +47,9 @@ def main(config: dict[str, Any]) -> None:
     print(f"drawn: {draw_sheet(seen, folder / 'sheet.png', title, drawing.sheet_frames)}")
     if drawing.mp4:
         print(f"drawn: {write_film(seen, folder / 'overlay.mp4', title, drawing.fps)}")
-    numbers = {"file": drawing.video, "settings": model.stts.to_dict(), "answer": reply} | describe_kept(seen)
+    numbers = {"file": str(drawing.path), "settings": model.stts.to_dict(), "answer": reply} | describe_kept(
+        seen
+    )
     write_json(folder / "kept.json", numbers)
     print(f"written: {folder / 'kept.json'}")
     suggest("eval", **of_model(config))

@@ -21,10 +21,11 @@ from torch.utils.data import Dataset
 from ..data import VideoQADataset
 from ..data.load import DataPaths
 from ..data.processors.molmo2 import VideoProcessor
+from ..data.video.config import VideoConfig
 from ..eval.config import EvalConfig
 from ..eval.records import write_json
 from ..eval.runner import evaluate
-from ..eval.tasks.base import Question
+from ..eval.tasks.question import Question
 from ..files.jsonl import read_jsonl
 from ..hosts.folders import ModelSpec, find_folder
 from ..hosts.load import default_device, load_model
@@ -153,7 +154,7 @@ def judge(
     folder: Path,
 ) -> dict[str, Any]:
     """Accuracy and what survived, on the test questions."""
-    asking = EvalConfig("synthetic", recipe.frames, batch_size=16, seed=arm.seed, progress=False)
+    asking = EvalConfig("synthetic", VideoConfig(recipe.frames), batch_size=16, seed=arm.seed, progress=False)
     results = evaluate(model, processor, questions, asking, folder / "eval")
     return results | {"seconds_per_step": median_seconds(folder / "metrics.jsonl") if recipe.steps else None}
 

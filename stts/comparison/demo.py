@@ -19,7 +19,7 @@ from ..data.evidence import evidence_windows
 from ..data.load import DataPaths
 from ..data.processors.molmo2 import VideoProcessor
 from ..eval.records import write_json
-from ..eval.tasks.base import Question
+from ..eval.tasks.question import Question
 from ..hosts.folders import ModelSpec
 from ..hosts.load import default_device, load_model
 from ..pruning.config import STTSConfig

@@ -13,10 +13,11 @@ import torch
 
 from ..data.synthetic.clips import make_clip
 from ..data.synthetic.spec import SyntheticSpec
+from ..data.video.config import VideoConfig
 from ..eval.config import EvalConfig
 from ..eval.runner import evaluate
 from ..eval.summary import print_results
-from ..eval.tasks.base import BenchmarkSpec, Question
+from ..eval.tasks import DataBenchmark, Question
 from ..eval.tasks.data import load_test_rows
 from ..files.make_once import MARKER
 from ..hosts.folders import ModelSpec
@@ -61,7 +62,7 @@ Apache-2.0, like the code that made it.
 """
 
 
-def score(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> dict[str, Any]:
+def score_on_test(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> dict[str, Any]:
     """Ask the model in folder the test questions of data, which was generated with spec.
 
     Returns what stts.eval.runner.evaluate does, with a "prior" in each category.
@@ -71,8 +72,8 @@ def score(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> di
         model, processor = load_model(ModelSpec(str(folder)), STTSConfig(prune_ratio=0.0))
     model.to(default_device())
     files = {"annotations": str(data / "train.jsonl"), "test_annotations": str(data / "test.jsonl")}
-    questions = load_test_rows(BenchmarkSpec("synthetic", "data", data={"name": "jsonl", **files}))
-    asking = EvalConfig("synthetic", MAX_FRAMES, progress=False)
+    questions = load_test_rows(DataBenchmark("synthetic", data={"name": "jsonl", **files}))
+    asking = EvalConfig("synthetic", VideoConfig(MAX_FRAMES), progress=False)
     results = evaluate(model, processor, questions, asking, output_dir)
     print_results(results)
     return results | {"by_category": _with_priors(results["by_category"], questions, spec)}
@@ -94,7 +95,7 @@ def _with_priors(
 
 
 def write_card(folder: Path, results: Mapping[str, Any], seed: int) -> None:
-    """Write README.md beside the weights. results: as `score` returns them."""
+    """Write README.md beside the weights. results: as `score_on_test` returns them."""
     parts = results["by_category"]
     prior = sum(part["prior"] * part["n"] for part in parts.values()) / results["n"]
     whole = {"n": results["n"], "accuracy": results["accuracy"], "prior": prior}
@@ -106,7 +107,7 @@ def write_card(folder: Path, results: Mapping[str, Any], seed: int) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def install(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
+def put_into_package(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
     """Copy a made model into the package, with its card; returns where it is now."""
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

@@ -34,7 +34,7 @@ class Scene:
     timestamps: tuple[float, ...]
     events: Sequence[dict[str, Any]]
     shown: dict[str, Tensor]
-    """What each window shows, as grounding.window_labels says it."""
+    """What each window shows, as word_losses.window_labels says it."""
     event_frames: tuple[int, ...]
     prompt: Tensor
     """Tokens from the start to the end of the video."""

@@ -123,8 +123,9 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
             processor = VideoProcessor.from_pretrained(start)
             scenes = scenes or load_scenes(data / "train.jsonl", processor)
             torch.manual_seed(config.seed)
-            run = Run(model, processor, scenes, stage, np.random.default_rng((config.seed, number)), say)
-            run.train(run.align_loss if number == 0 else run.answer_loss)
+            rng = np.random.default_rng((config.seed, number))
+            training = StageTraining(model, processor, scenes, stage, rng, say)
+            training.train(training.align_loss if number == 0 else training.answer_loss)
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
 
@@ -133,7 +134,7 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
     return last
 
 
-class Run:
+class StageTraining:
     """A model in one stage, on the device where it is; clips and labels stay on the host until they are needed."""
 
     def __init__(
@@ -174,7 +175,10 @@ class Run:
                 reported = []
 
     def align_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Frames with an event, and a few others: do windows lie near their words?"""
+        """Frames with an event, and a sixth as many others: do windows lie near their words?
+
+        Returns the loss, a scalar with a gradient, and scalars to report, by name.
+        """
         size = self.stage.train.batch_size
         picked = [self._event_frame() for _ in range(size)] + [self._any_frame() for _ in range(size // 6)]
         patches = torch.stack([scene.patches[frame] for scene, frame in picked])
@@ -205,7 +209,10 @@ class Run:
         return self.model.get_input_embeddings().weight[ids.to(self.device)]
 
     def answer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Conversations about some clips: answers, and what else the stage asks for."""
+        """Conversations about B clips: answers, and what else the stage asks for.
+
+        Returns the loss, a scalar with a gradient, and scalars to report, by name.
+        """
         numbers = self.rng.integers(0, len(self.scenes), self.stage.train.batch_size)
         scenes = [self.scenes[number] for number in numbers]
         batch = self.collate([self.conversation(s, self.rng, self.stage.direct_share) for s in scenes])
@@ -228,7 +235,11 @@ class Run:
         return loss, report
 
     def _time_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-        """Visual tokens point at their third of the clip, and at both digits of their time alike."""
+        """Visual tokens point at their third of the clip, and at both digits of their time alike.
+
+        hidden: (B, L, D), states of the LLM; batch: input_ids (B, L); scenes: the B clips, all of T frames of W
+        windows. Returns the loss and the share of tokens that point at the right third, both scalars.
+        """
         is_visual = batch["input_ids"] == self.model.config.image_patch_id
         visual = hidden[is_visual.to(self.device)]  # (B*T*W, D)
         digits = self.words(self.ids.digits)
@@ -240,6 +251,11 @@ class Run:
         return sum(loss for loss, _ in parts), parts[0][1]
 
     def _name_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+        """Words that name an event point at what else is true of it.
+
+        hidden: (B, L, D), states of the LLM; batch: input_ids (B, L); scenes: the B clips. Returns the loss and the
+        mean share of words that point at the right one, both scalars.
+        """
         rows = zip(batch["input_ids"], scenes, strict=True)
         labels = [name_labels(row, scene.events, len(scene.timestamps), self.ids) for row, scene in rows]
         parts = []

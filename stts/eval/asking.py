@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -19,7 +19,7 @@ from ..data.processors.base import Processor
 from ..pruning.layout import BatchLayout
 from ..pruning.visual_tokens import VisualTokens
 from .config import EvalConfig
-from .tasks.base import Question
+from .tasks.question import Question
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Item:
     """(E, T, W) bool, True where a piece of the E that the answer rests on can be seen."""
     span: float | None = None
     """Seconds from the first frame that is shown to the last."""
+    mask: Mapping[str, Any] | None = None
+    """What was kept of the video, as masks.pack_mask writes it, where it is to be recorded."""
 
     @property
     def num_tokens(self) -> int:

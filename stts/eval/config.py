@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.video.config import VideoConfig
 from ..hosts.folders import says_trained
 from ..pruning.config import STTSConfig
 
@@ -26,12 +28,8 @@ class EvalConfig:
 
     benchmark: str
     """Name that results are filed under."""
-    frames: int
-    """At most this many frames of each clip."""
-    max_fps: float = 2.0
-    backend: str = "auto"
-    sampling: str = "time"
-    """How frames are taken, as in stts.data.read_video."""
+    video: VideoConfig
+    """Which frames of each clip are shown."""
     mode: str = "logits"
     """"logits": compare the option letters as next token; "generate": read the letter from a reply."""
     batch_size: int = 16
@@ -47,6 +45,8 @@ class EvalConfig:
     bad_videos: str = "stop"
     """A video that is missing or cannot be decoded, a question that cannot be asked (a special token in its text, a
     damaged subtitle file): "stop" the run, or count the video's questions, or that question, as "wrong"."""
+    masks: bool = False
+    """Record with each prediction which windows of its video were kept, a bit a window, for pictures in a report."""
     seed: int = 0
     """Of the random policy: of each video the same windows are drawn again."""
     progress: bool = True
@@ -55,7 +55,6 @@ class EvalConfig:
     """What else belongs to the settings of a run, e.g. the model's name; compared when it is restarted."""
 
     def __post_init__(self) -> None:
-        _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
         _check(self.batch_size >= 1, "eval.batch_size", self.batch_size, "must be at least 1")
         _check(self.max_tokens >= 1, "eval.max_tokens", self.max_tokens, "must be at least 1")
         _check(self.workers >= 1, "eval.workers", self.workers, "must be at least 1")
@@ -68,10 +67,11 @@ class EvalConfig:
 
     def compared(self) -> dict[str, Any]:
         """The settings that predictions depend on: a run goes on in a folder only with the same."""
-        names = ["benchmark", "frames", "max_fps", "backend", "sampling", "mode", "seed", "bad_videos"]
+        names = ["mode", "seed", "bad_videos"]
         if self.mode == "generate":
             names.append("max_new_tokens")
-        return {name: getattr(self, name) for name in names} | dict(self.notes)
+        asked = {name: getattr(self, name) for name in names}
+        return {"benchmark": self.benchmark, **dataclasses.asdict(self.video), **asked, **self.notes}
 
 
 def warn_if_untrained(stts: STTSConfig, folder: Path) -> None:

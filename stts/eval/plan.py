@@ -14,19 +14,19 @@ from ..pruning.config import STTSConfig
 from ..settings.launch import USAGE_ERROR
 from ..settings.typed import from_dict
 from .config import EvalConfig
-from .records import check_settings
-from .tasks import BenchmarkSpec, Question
-from .tasks.registry import load_questions, provenance, what_is_missing
+from .records import refuse_other_settings
+from .tasks import Benchmark, Question, read_benchmark
+from .tasks.registry import edition_of, load_questions, what_is_missing
 
 NAME = "{benchmark}"
 """In output_dir: stands for the name of the benchmark."""
 
 
 @dataclass(frozen=True)
-class Run:
+class EvalRun:
     """One benchmark, ready to be asked."""
 
-    spec: BenchmarkSpec
+    benchmark: Benchmark
     settings: EvalConfig
     questions: Sequence[Question]
     folder: Path
@@ -49,25 +49,25 @@ def folder_of(config: Mapping[str, Any], name: str, below: str = "") -> str:
     return (config["output_dir"] + below).replace(NAME, name)
 
 
-def plan_run(config: Mapping[str, Any], model: ModelSpec, stts: STTSConfig) -> Run:
+def plan_run(config: Mapping[str, Any], model: ModelSpec, stts: STTSConfig) -> EvalRun:
     """Raises ValueError for settings out of range, a folder with another run, and files that are missing."""
-    spec = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
+    benchmark = read_benchmark(config["benchmark"])
     video = from_dict(VideoConfig, {"frames": config["frames"], **config["video"]})
     notes = {"model": model.name, "path": model.path, "checkpoint": config["checkpoint"]}
-    asking = {"benchmark": spec.name, "seed": config["seed"], "notes": notes, **dataclasses.asdict(video)}
+    asking = {"benchmark": benchmark.name, "video": video, "seed": config["seed"], "notes": notes}
     settings = from_dict(EvalConfig, {**asking, **config["eval"]})
     folder = Path(config["output_dir"])
     pruning = {"prune_ratio": stts.prune_ratio, "policy": stts.policy}
-    check_settings(folder, settings.compared() | pruning)
-    questions = load_questions(spec, settings.limit, allow_missing=settings.bad_videos == "wrong")
-    settings = dataclasses.replace(settings, notes=notes | provenance(spec))
-    check_settings(folder, settings.compared())
-    return Run(spec, settings, questions, folder)
+    refuse_other_settings(folder, settings.compared() | pruning)
+    questions = load_questions(benchmark, settings.limit, allow_missing=settings.bad_videos == "wrong")
+    settings = dataclasses.replace(settings, notes=notes | edition_of(benchmark))
+    refuse_other_settings(folder, settings.compared())
+    return EvalRun(benchmark, settings, questions, folder)
 
 
 def print_missing(configs: Sequence[Mapping[str, Any]]) -> int:
     """Say what each benchmark lacks. Returns the exit status: 0 when it is nothing."""
-    specs = [from_dict(BenchmarkSpec, config["benchmark"], "benchmark") for config in configs]
-    missing = {spec.name: what_is_missing(spec) for spec in specs}
+    benchmarks = [read_benchmark(config["benchmark"]) for config in configs]
+    missing = {benchmark.name: what_is_missing(benchmark) for benchmark in benchmarks}
     print("\n\n".join(text or f"benchmark {name}: nothing is missing" for name, text in missing.items()))
     return USAGE_ERROR if any(missing.values()) else 0

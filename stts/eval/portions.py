@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .tasks.base import Question
+from .tasks.question import Question
 
-Shared = tuple[Question, ...]
+SameClip = tuple[Question, ...]
 """Questions about one clip."""
-Portion = tuple[Shared, ...]
+Portion = tuple[SameClip, ...]
 
 
-def by_clip(questions: Sequence[Question]) -> list[Shared]:
+def by_clip(questions: Sequence[Question]) -> list[SameClip]:
     """Questions about the same clip together, in the order in which they first come."""
     groups: dict[tuple, list[Question]] = {}
     for question in questions:
@@ -27,7 +27,7 @@ def by_clip(questions: Sequence[Question]) -> list[Shared]:
 def portions(questions: Sequence[Question], batch_size: int) -> list[Portion]:
     """Clips until they have enough questions for a batch, again and again."""
     found: list[Portion] = []
-    portion: list[Shared] = []
+    portion: list[SameClip] = []
     for shared in by_clip(questions):
         portion.append(shared)
         if sum(map(len, portion)) >= batch_size:

@@ -25,7 +25,7 @@ LOG_EVERY = 60.0
 """Seconds between two lines where there is no terminal."""
 
 
-class Pace:
+class EvalProgress:
     """Counts what a process has done since it began.
 
     recorded: questions that need not be asked again; they fill the bar but are no speed.
@@ -40,7 +40,7 @@ class Pace:
         if bar is not None:
             self.task = bar.add_task(name, total=total, completed=recorded, speed="")
 
-    def watched(self, frames: int) -> None:
+    def encoded(self, frames: int) -> None:
         """A video of so many frames was read and encoded."""
         self.frames += frames
 
@@ -67,13 +67,13 @@ class Pace:
 
 
 @contextmanager
-def show_pace(name: str, total: int, recorded: int, shown: bool = True) -> Iterator[Pace]:
-    """A Pace that shows itself, or only counts."""
+def show_progress(name: str, total: int, recorded: int, shown: bool = True) -> Iterator[EvalProgress]:
+    """An EvalProgress that shows itself, or only counts."""
     console = Console()
     if not shown or not console.is_terminal:
-        yield Pace(name, total, recorded, None, log=shown)
+        yield EvalProgress(name, total, recorded, None, log=shown)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ending = (TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, *ending, console=console) as bar:
-        yield Pace(name, total, recorded, bar, log=False)
+        yield EvalProgress(name, total, recorded, bar, log=False)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,20 +12,18 @@ from torch import Tensor
 
 from ..data.evidence import evidence_scores
 from ..data.processors.base import Processor, evidence_in
-from ..data.video.config import FOLDER_FPS
+from ..data.video.config import FOLDER_FPS, VideoConfig
 from ..data.video.decode import VideoError
 from ..data.video.read import Clip, open_reader, read_video
 from .config import EvalConfig
-from .tasks.base import Question
-
-In, Out = TypeVar("In"), TypeVar("Out")
+from .tasks.question import Question
 
 _TOKENIZER = threading.Lock()
 """Fast tokenizers refuse to be used by two threads at a time."""
 
 
 @dataclass(frozen=True)
-class Watched:
+class ReadVideo:
     """A video that was read, with the prompts of all questions about it, or the reason why it could not be."""
 
     questions: Sequence[Question]
@@ -47,20 +42,22 @@ class Watched:
     """How many are shown."""
     refused: Sequence[tuple[Question, str]] = ()
     """Questions that cannot be asked about it, and why."""
+    grid: tuple[int, ...] = ()
+    """(T, rows, cols) of its windows."""
 
 
-def watch(processor: Processor, config: EvalConfig, questions: Sequence[Question]) -> Watched:
+def read_for_questions(processor: Processor, config: EvalConfig, questions: Sequence[Question]) -> ReadVideo:
     """Read the video that all these questions are about.
 
     Raises VideoError where that fails, and ValueError naming a question whose text cannot be a prompt or whose
     subtitles cannot be read; neither where config.bad_videos is "wrong".
     """
     try:
-        clip = read_clip(questions[0], config, processor.image_size)
+        clip = read_clip(questions[0], config.video, processor.image_size)
     except VideoError as error:
         if config.bad_videos == "stop":
             raise
-        return Watched(questions, error=str(error))
+        return ReadVideo(questions, error=str(error))
     asked, prompts, items, refused = [], [], [], []
     for question in questions:
         try:
@@ -76,10 +73,11 @@ def watch(processor: Processor, config: EvalConfig, questions: Sequence[Question
         prompts.append(prompt)
     span = float(clip.timestamps[-1] - clip.timestamps[0])
     if not asked:
-        return Watched((), span=span, frames=len(clip.frames), refused=refused)
+        return ReadVideo((), span=span, frames=len(clip.frames), refused=refused)
     scores = evidence_scores(np.concatenate(items))
     video = processor.video_tensors(clip) | {"window_scores": torch.from_numpy(scores)}
-    return Watched(asked, video, prompts, items, span, None, len(clip.frames), refused)
+    grid = processor.window_grid(clip)
+    return ReadVideo(asked, video, prompts, items, span, None, len(clip.frames), refused, grid)
 
 
 def seen_evidence(processor: Processor, question: Question, clip: Clip) -> np.ndarray:
@@ -95,20 +93,20 @@ def _prompt(processor: Processor, question: Question, clip: Clip) -> dict[str, T
         raise ValueError(f"question {question.id!r}: {error}") from error
 
 
-def read_clip(question: Question, config: EvalConfig, size: int | None) -> Clip:
+def read_clip(question: Question, video: VideoConfig, size: int | None) -> Clip:
     """What is shown of a question's video, in frames of size x size, None: as stored.
 
     Raises VideoError as read_video does.
     """
     return read_video(
         question.video,
-        config.frames,
-        max_fps=config.max_fps,
+        video.frames,
+        max_fps=video.max_fps,
         start=question.start,
-        end=shown_until(question, config.backend),
+        end=shown_until(question, video.backend),
         size=size,
-        backend=config.backend,
-        sampling=config.sampling,
+        backend=video.backend,
+        sampling=video.sampling,
         folder_fps=question.frame_fps or FOLDER_FPS,
     )
 
@@ -125,20 +123,3 @@ def shown_until(question: Question, backend: str) -> float | None:
         return question.end
     last = float(reader.times[min(question.end_frame, len(reader.times)) - 1])
     return last if question.end is None else min(question.end, last)
-
-
-def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """map(function, items) in order, in `workers` threads that run at most so many items ahead.
-
-    What function raises comes where its result would have come.
-    """
-    pool, waiting = ThreadPoolExecutor(workers), deque[Future]()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

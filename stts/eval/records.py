@@ -17,7 +17,7 @@ from typing import Any
 from ..data.prompts import LETTERS
 from ..files.durable import write_whole
 from ..files.jsonl import parse, raw_lines
-from .tasks.base import Question
+from .tasks.question import Question
 
 Record = dict[str, Any]
 PREDICTIONS = "predictions.jsonl"
@@ -31,7 +31,7 @@ class Records:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], process: int = 0) -> None:
-        check_settings(folder, settings)
+        refuse_other_settings(folder, settings)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.path = folder / (f"predictions-{process}.jsonl" if process else PREDICTIONS)
@@ -69,7 +69,7 @@ class Records:
         """Raises ValueError, naming the id, when a recorded question is not the one asked now."""
         for question in questions:
             record = self.by_id.get(question.id, {})
-            now = describe(question)
+            now = describe_question(question)
             if other := [key for key in now if record and not _same(key, record.get(key), now[key])]:
                 raise ValueError(
                     f"{self.path} has question {question.id!r} with another {other[0]}: the benchmark has "
@@ -77,7 +77,7 @@ class Records:
                 )
 
 
-def describe(question: Question) -> Record:
+def describe_question(question: Question) -> Record:
     """The part of a record that is known before the model is asked."""
     return {
         "id": question.id,
@@ -111,7 +111,7 @@ def prediction_files(folder: Path) -> list[Path]:
     return [path for path in (folder / PREDICTIONS, *more) if path.is_file()]
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to continue a run of other settings; keys that only one side has are not compared.
 
     Raises ValueError naming the first key that differs and both values, or a folder that is a file.

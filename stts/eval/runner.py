@@ -1,4 +1,4 @@
-"""The evaluation loop: watch, encode, ask, record; a restarted run goes on where the last one stopped."""
+"""The evaluation loop: read, encode, ask, record; a restarted run goes on where the last one stopped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from torch import nn
 
 from ..data.evidence import evidence_recall
 from ..data.feed.budget import Size, past_context
+from ..data.prefetch import prefetch
 from ..data.processors.base import Processor
 from ..data.prompts import LETTERS
 from .asking import Ask, Item, Reply, device_of, encode, make_ask, seed_of
 from .config import EvalConfig
+from .masks import pack_mask
 from .portions import Portion, batches, portions, share_of
-from .progress import Pace, show_pace
-from .reading import Watched, map_ahead, watch
-from .records import Record, Records, describe, write_json
+from .progress import EvalProgress, show_progress
+from .reading import ReadVideo, read_for_questions
+from .records import Record, Records, describe_question, write_json
 from .summary import speed_of, summarize
-from .tasks.base import Question
+from .tasks.question import Question
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,8 @@ def evaluate(
     processes.wait_for_everyone()  # nobody writes before all have read
     if mine := share_of(todo, processes.process_index, processes.num_processes):
         ask = make_ask(model, processor, questions, config)
-        with _inference(model), _pace(config, mine, records, processes) as pace:
-            _ask_portions(model, ask, processor, config, mine, records, pace)
+        with _inference(model), _show_progress(config, mine, records, processes) as progress:
+            _ask_portions(model, ask, processor, config, mine, records, progress)
     processes.wait_for_everyone()
     if processes.process_index == 0:
         found = records.merge(questions)
@@ -104,15 +106,15 @@ def _open_records(folder: Path, settings: dict[str, Any], processes: Processes) 
     return records
 
 
-def _pace(
+def _show_progress(
     config: EvalConfig, mine: Sequence[Portion], records: Records, processes: Processes
-) -> AbstractContextManager[Pace]:
+) -> AbstractContextManager[EvalProgress]:
     """Of the questions that this process asks."""
     ids = [question.id for portion in mine for shared in portion for question in shared]
     name, shown = config.benchmark, config.progress and processes.process_index == 0
     if processes.num_processes > 1:
         name += f", 1 of {processes.num_processes} processes"
-    return show_pace(name, len(ids), sum(name in records.by_id for name in ids), shown)
+    return show_progress(name, len(ids), sum(name in records.by_id for name in ids), shown)
 
 
 def _is_open(portion: Portion, recorded: dict[str, Record]) -> bool:
@@ -126,12 +128,12 @@ def _ask_portions(
     config: EvalConfig,
     todo: Sequence[Portion],
     records: Records,
-    pace: Pace,
+    progress: EvalProgress,
 ) -> None:
     """Ask one portion after the other, whose videos are read ahead."""
     clips = [shared for portion in todo for shared in portion]
-    with closing(map_ahead(partial(watch, processor, config), clips, config.workers)) as watched:
-        encoded = _encoded(model, config, watched, records, pace)
+    with closing(prefetch(partial(read_for_questions, processor, config), clips, config.workers)) as videos:
+        encoded = _encoded(model, config, videos, records, progress)
         encoded = _look_at_context(model, processor, encoded)
         started = time.perf_counter()
         for portion in todo:
@@ -143,27 +145,34 @@ def _ask_portions(
                     replies = ask(together)
                     started, seconds = time.perf_counter(), time.perf_counter() - started
                     records.append(map(_record, together, replies, repeat(seconds / len(together))))
-                    pace.answered(new)
+                    progress.answered(new)
 
 
 def _encoded(
-    model: nn.Module, config: EvalConfig, watched: Iterator[Watched], records: Records, pace: Pace
+    model: nn.Module,
+    config: EvalConfig,
+    videos: Iterator[ReadVideo],
+    records: Records,
+    progress: EvalProgress,
 ) -> Iterator[list[Item]]:
     """The questions about each video, ready to be asked; what could not be read or asked is recorded."""
-    for video in watched:
+    for video in videos:
         if video.error is not None:
-            _record_bad(records, pace, [_unread(question, video.error) for question in video.questions])
+            _record_bad(records, progress, [_unread(question, video.error) for question in video.questions])
             yield []
             continue
         if video.refused:
-            _record_bad(records, pace, [_refused(*bad, video) for bad in video.refused])
+            _record_bad(records, progress, [_refused(*bad, video) for bad in video.refused])
         if not video.questions:
             yield []
             continue
         visual = encode(model, video.tensors, seed_of(video.questions[0], config.seed))
-        pace.watched(len(visual.keep))
+        progress.encoded(len(visual.keep))
+        mask = pack_mask(visual.keep.cpu().numpy().reshape(video.grid)) if config.masks else None
         parts = zip(video.questions, video.prompts, video.evidence, strict=True)
-        yield [Item(question, prompt, visual, evidence, video.span) for question, prompt, evidence in parts]
+        yield [
+            Item(question, prompt, visual, evidence, video.span, mask) for question, prompt, evidence in parts
+        ]
 
 
 def _look_at_context(
@@ -182,20 +191,21 @@ def _look_at_context(
         yield items
 
 
-def _record_bad(records: Records, pace: Pace, bad: Sequence[Record]) -> None:
+def _record_bad(records: Records, progress: EvalProgress, bad: Sequence[Record]) -> None:
     new = sum(record["id"] not in records.by_id for record in bad)
     records.append(bad)
-    pace.answered(new)
+    progress.answered(new)
 
 
 def _record(item: Item, reply: Reply, seconds: float) -> Record:
     """One line of predictions.jsonl.
 
     kept is the share of windows, evidence_recall that of the evidence; null where unknown: no video, no evidence
-    recorded, none of it in a sampled frame. span: seconds from the first frame to the last.
+    recorded, none of it in a sampled frame. span: seconds from the first frame to the last. mask: as
+    masks.pack_mask writes it, where config.masks asks for it.
     """
     keep = item.visual.keep.cpu()
-    return describe(item.question) | {
+    return describe_question(item.question) | {
         "predicted": None if reply.predicted is None else LETTERS[reply.predicted],
         "correct": reply.predicted == item.question.answer,
         "frames": len(keep),
@@ -205,15 +215,16 @@ def _record(item: Item, reply: Reply, seconds: float) -> Record:
         "error": None,
         "seconds": round(seconds, 4),
         **reply.said,
+        **({"mask": item.mask} if item.mask else {}),
     }
 
 
 def _unread(question: Question, error: str) -> Record:
     unknown = dict.fromkeys(("predicted", "frames", "span", "kept", "evidence_recall"))
-    return describe(question) | unknown | {"correct": False, "error": error, "seconds": 0.0}
+    return describe_question(question) | unknown | {"correct": False, "error": error, "seconds": 0.0}
 
 
-def _refused(question: Question, error: str, video: Watched) -> Record:
+def _refused(question: Question, error: str, video: ReadVideo) -> Record:
     """Of a question that could not be asked about a video that was read: it has a span, which _unread has not."""
     return _unread(question, error) | {"frames": video.frames, "span": video.span}
 

@@ -134,7 +134,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def summary(results: Mapping[str, Any]) -> str:
+def summary_line(results: Mapping[str, Any]) -> str:
     """What the accuracy was reached with and how fast, in one line."""
     settings, recall = results["settings"], results["evidence_recall"]
     parts = [
@@ -172,7 +172,7 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """Show one evaluation on the terminal."""
     console = console or Console()
     console.print(results_table(results))
-    console.print(summary(results), highlight=False, markup=False, soft_wrap=True)
+    console.print(summary_line(results), highlight=False, markup=False, soft_wrap=True)
 
 
 def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, str]) -> dict[str, float]:
@@ -188,9 +188,10 @@ def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, 
 
 def group_table(group: str, results: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> Table:
     """One line for each benchmark, then the means."""
-    table = _table(group, "accuracy", "95 %", "questions", "unparsed", "bad videos")
+    table = _table(group, "accuracy", "95 %", "questions", "unparsed", "bad videos", "bad questions")
     for name, result in results.items():
-        table.add_row(escape(name), *_cells(result), str(result["bad_videos"]))
+        bad = [str(result[key]) for key in ("bad_videos", "bad_questions")]
+        table.add_row(escape(name), *_cells(result), *bad)
     table.add_section()
     for label, mean in means.items():
         table.add_row(label, _percent(mean), style="bold")

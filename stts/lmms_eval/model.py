@@ -94,7 +94,7 @@ class STTS(lmms):
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """The mean loss of each continuation, which is what lmms-eval takes the lowest of, and whether greedy
         decoding would write it."""
-        return [self.score(*self.turns_of(request)) for request in self._with_progress(requests)]
+        return [self.score_answer(*self.turns_of(request)) for request in self._with_progress(requests)]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
         raise NotImplementedError("stts answers in one round: choose tasks of output_type generate_until")
@@ -116,7 +116,7 @@ class STTS(lmms):
             text = text.split(stop)[0] if stop else text
         return text.strip()
 
-    def score(self, turns: Turns, video: Range | None, answer: str) -> tuple[float, bool]:
+    def score_answer(self, turns: Turns, video: Range | None, answer: str) -> tuple[float, bool]:
         """Mean loss of an answer after these turns, its end token left out, and whether it is the greedy one."""
         example = self._example([*turns, {"role": "assistant", "content": answer.strip()}], video)
         batch = self.collate([example])

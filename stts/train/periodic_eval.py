@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..eval.config import EvalConfig
-from ..eval.tasks import BenchmarkSpec
+from ..eval.tasks import Benchmark
 from .run_folder import evaluation_folder
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ REPORTED = ("accuracy", "n", "kept", "evidence_recall")
 
 
 def periodic_evaluation(
-    spec: BenchmarkSpec, settings: EvalConfig, processor: Processor, output_dir: Path
+    spec: Benchmark, settings: EvalConfig, processor: Processor, output_dir: Path
 ) -> Callable[[nn.Module, int], Mapping[str, Any]]:
     """What `train` takes as `evaluate`: writes output_dir/eval/step-XXXXXXX, returns the numbers of REPORTED.
 

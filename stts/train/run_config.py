@@ -11,7 +11,7 @@ from typing import Any
 from ..data.spec import DataSpec
 from ..data.video.config import VideoConfig
 from ..eval.config import EvalConfig
-from ..eval.tasks import BenchmarkSpec
+from ..eval.tasks import Benchmark, BenchmarkGroup, read_benchmark
 from ..hosts.folders import ModelSpec
 from ..pruning.config import STTSConfig
 from ..settings.typed import from_dict
@@ -48,7 +48,7 @@ class RunConfig:
     data: DataSpec
     video: VideoConfig
     train: TrainConfig
-    benchmark: BenchmarkSpec
+    benchmark: Benchmark | BenchmarkGroup
     evaluation: EvalConfig
     """How the benchmark is asked every train.eval_every steps."""
     wandb: WandbConfig
@@ -60,10 +60,10 @@ class RunConfig:
         model = from_dict(ModelSpec, config["model"], "model").to_train()
         pruning = {key: config[key] for key in ("prune_ratio", "policy")}
         video = from_dict(VideoConfig, {"frames": config["frames"], **config["video"]})
-        benchmark = from_dict(BenchmarkSpec, config["benchmark"], "benchmark")
+        benchmark = read_benchmark(config["benchmark"])
         train = from_dict(TrainConfig, config["train"], "train")
         parallel = from_dict(ParallelConfig, config["parallel"], "parallel")
-        asking = {"benchmark": benchmark.name, "progress": False, **dataclasses.asdict(video)}
+        asking = {"benchmark": benchmark.name, "progress": False, "video": video}
         return cls(
             model=model,
             checkpoint=config["checkpoint"],

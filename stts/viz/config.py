@@ -41,9 +41,6 @@ class DrawingConfig:
             raise ValueError(
                 "video is not set: give the file or folder of frames to look at, e.g. video=clip.mp4"
             )
-        object.__setattr__(self, "video", str(Path(self.video).expanduser()))
-        if not Path(self.video).exists():
-            raise ValueError(f"video is {self.video!r}: no such file or folder of frames")
         _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
         _check(self.seed >= 0, "seed", self.seed, "must be 0 or more")
         _check(self.sheet_frames >= 1, "draw.sheet_frames", self.sheet_frames, "must be at least 1")
@@ -52,13 +49,23 @@ class DrawingConfig:
         if unknown := [key for key in self.reading if key not in READING]:
             raise ValueError(f"reading.{unknown[0]} is not a setting; known: {', '.join(READING)}")
 
+    @property
+    def path(self) -> Path:
+        """Where the video is; ~ is the home folder."""
+        return Path(self.video).expanduser()
 
-def folder_for(video: str, output_dir: str | Path) -> Path:
+    def check_ready(self) -> None:
+        """Raises ValueError unless the video is there."""
+        if not self.path.exists():
+            raise ValueError(f"video is {str(self.path)!r}: no such file or folder of frames")
+
+
+def folder_for(video: str | Path, output_dir: str | Path) -> Path:
     """Where the pictures of a video go. Raises ValueError where those of another video of that name are."""
     path = Path(video)
     folder = Path(output_dir) / (path.name if path.is_dir() else path.stem)
     if (folder / "kept.json").is_file():
-        drawn = json.loads((folder / "kept.json").read_text(encoding="utf-8")).get("file", video)
+        drawn = json.loads((folder / "kept.json").read_text(encoding="utf-8")).get("file", str(video))
         if Path(drawn).absolute() != path.absolute():
             raise ValueError(f"{folder} has the pictures of {drawn}, not of {video}: give another output_dir")
     return folder

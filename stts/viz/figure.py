@@ -1,4 +1,4 @@
-"""Pictures: which windows survived, frame by frame, and the curves of a run."""
+"""What all pictures share: dimmed windows, bare axes, and files that are whole."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ..files.durable import whole_file
 
 DIMMED = 0.3
 """Brightness of a dropped window, which also turns blue."""
@@ -46,8 +48,7 @@ def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> Path
     """Write a figure as PNG, whole or not at all, and let go of it. Returns path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, dpi=dpi, format="png")
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
     plt.close(figure)
-    partial.replace(path)
     return path

@@ -102,7 +102,7 @@ def kept_of(
 
 def ask_about(model: nn.Module, processor: Processor, drawing: DrawingConfig) -> str:
     """What the model answers the question of the settings: the option where it names one, else its words."""
-    clip = read_video(drawing.video, drawing.frames, size=processor.image_size, **drawing.reading)
+    clip = read_video(drawing.path, drawing.frames, size=processor.image_size, **drawing.reading)
     torch.manual_seed(drawing.seed)
     reply = answer(model, processor, drawing.question, clip, drawing.options)
     chosen = parse_letter(reply, drawing.options) if drawing.options else None

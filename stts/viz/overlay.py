@@ -1,4 +1,4 @@
-"""Windows that were dropped, dimmed in their frames."""
+"""Frames of a video with the windows that were dropped dark, a row for each policy."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from stts import STTSConfig, answer
-from stts.comparison import demo
+from stts.comparison import demo as demo_module
 from stts.comparison.arms import Recipe, compare
 from stts.comparison.demo import Policy, filmed_clip, run_demo
 from stts.data import read_video
 from stts.data.load import DataPaths
-from stts.eval.tasks.base import BenchmarkSpec
+from stts.eval.tasks import DataBenchmark
 from stts.eval.tasks.data import load_test_rows
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
@@ -29,9 +29,17 @@ def test_demo_compares_policies_and_goes_on_where_it_stopped(tiny_folder, clips,
     data = DataPaths(clips / "train.jsonl", clips / "test.jsonl", clips)
     names = {"num_train": 6, "num_test": 2, "slots": 5, "questions_per_clip": 3, "seed": 1}
     questions = load_test_rows(
-        BenchmarkSpec("synthetic", "data", data={"name": "synthetic", "folder": str(clips), **names})
+        DataBenchmark("synthetic", data={"name": "synthetic", "folder": str(clips), **names})
     )
-    rows = run_demo(policies, STTSConfig(bias_range=0.1), recipe, 0, spec, data, questions, tmp_path)
+    arm = policies[1].arm(STTSConfig(bias_range=0.1), seed=0)
+    (pooled,) = compare([arm], recipe, spec, data, questions, tmp_path)  # in a process of its own
+    alone = dataclasses.replace(recipe, processes=1)
+
+    def demo(seed: int = 0) -> list[dict]:
+        return run_demo(policies, STTSConfig(bias_range=0.1), alone, seed, spec, data, questions, tmp_path)
+
+    rows = demo()
+    assert rows[1]["accuracy"] == pooled["accuracy"]
     assert rows == json.loads((tmp_path / "results.json").read_text())
     assert [(row["policy"], row["prune_ratio"]) for row in rows] == [("none", 0), ("scorer", 0.5)]
     assert [row["kept"] for row in rows] == [1, pytest.approx(0.5, abs=0.02)]
@@ -39,14 +47,12 @@ def test_demo_compares_policies_and_goes_on_where_it_stopped(tiny_folder, clips,
     assert all(row["seconds_per_step"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
     assert (tmp_path / "kept_generated.png").exists()
     assert (tmp_path / "scorer-0.5" / "curves.png").exists()
-    again = dataclasses.replace(recipe, processes=1)
-    assert run_demo(policies, STTSConfig(bias_range=0.1), again, 0, spec, data, questions, tmp_path) == rows
     assert "starting at step 0" in (tmp_path / "scorer-0.5" / "log.txt").read_text()
     (tmp_path / "scorer-0.5" / "arm.json").unlink()  # as if stopped before the last word
-    assert run_demo(policies, STTSConfig(bias_range=0.1), again, 0, spec, data, questions, tmp_path) == rows
+    assert demo() == rows
     assert (tmp_path / "scorer-0.5" / "log.txt").read_text().count("finished already") == 1
     with pytest.raises(ValueError, match="holds results of other settings"):
-        run_demo(policies, STTSConfig(bias_range=0.1), again, 1, spec, data, questions, tmp_path)
+        demo(seed=1)
 
 
 def test_policies_that_make_no_sense_are_named():
@@ -67,7 +73,7 @@ def test_filmed_clip_is_optional(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(demo.metadata, "files", missing)
+    monkeypatch.setattr(demo_module.metadata, "files", missing)
     assert filmed_clip() is None
 
 

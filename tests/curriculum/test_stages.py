@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from torch.nn import functional
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
+import stts.curriculum.card as card_module
 from stts import STTSConfig
-from stts.curriculum.card import install, score
+from stts.curriculum.card import put_into_package, score_on_test
 from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
-from stts.curriculum.stages import Curriculum, Run, Stage, run_curriculum
+from stts.curriculum.stages import Curriculum, Stage, StageTraining, run_curriculum
 from stts.curriculum.word_losses import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.data import read_video
 from stts.data.processors.molmo2 import IGNORE, VideoProcessor
@@ -162,7 +163,7 @@ def test_without_options() -> None:
 def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Scene], curriculum) -> None:
     """hidden_states[k] of transformers is what layer k - 1 returns, and only earlier layers get a gradient."""
     model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
-    run = Run(
+    training = StageTraining(
         model,
         VideoProcessor.from_pretrained(tiny_folder),
         scenes,
@@ -173,19 +174,20 @@ def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Sce
     kept, hook = [], lambda module, args, output: kept.append(output)
     for layer in model.model.language_model.layers:
         layer.register_forward_hook(hook)
-    time_loss = run._time_loss
+    time_loss = training._time_loss
     seen = []
-    run._time_loss = lambda hidden, *rest: (seen.append(hidden), time_loss(hidden, *rest))[1]
-    loss, report = run.answer_loss()
+    training._time_loss = lambda hidden, *rest: (seen.append(hidden), time_loss(hidden, *rest))[1]
+    loss, report = training.answer_loss()
     first = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
     assert torch.equal(seen[0], first)
     assert loss > report["loss"] > 0
-    assert not run._see(scenes[0].patches, scenes[0].windows).requires_grad or not any(
+    assert not training._see(scenes[0].patches, scenes[0].windows).requires_grad or not any(
         p.requires_grad for p in model.model.vision_tower.parameters()
     )
 
 
-def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path) -> None:
+def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(card_module, "PRIOR_CLIPS", 300)
     said = []
     last = run_curriculum(curriculum, tmp_path / "a", said.append)
     assert [text for text in said if text.startswith("stage")] == [
@@ -208,8 +210,8 @@ def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path) -> Non
     again = run_curriculum(curriculum, tmp_path / "b", said.append)
     assert (again / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
 
-    results = score(last, tmp_path / "a" / "data", SyntheticSpec(**DATA), tmp_path / "scores")
-    target = install(last, results, seed=0, target=tmp_path / "package")
+    results = score_on_test(last, tmp_path / "a" / "data", SyntheticSpec(**DATA), tmp_path / "scores")
+    target = put_into_package(last, results, seed=0, target=tmp_path / "package")
     card = (target / "README.md").read_text()
     assert f"| all | 8 | {results['accuracy']:.3f} |" in card
     model, _ = load_model(ModelSpec(str(target)), STTSConfig())
@@ -254,10 +256,11 @@ class TestShipped:
         WordIds.of(AutoTokenizer.from_pretrained(shipped_folder()))
 
     @pytest.mark.slow
-    def test_answers_about_clips_it_has_not_seen(self, tmp_path: Path) -> None:
+    def test_answers_about_clips_it_has_not_seen(self, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr(card_module, "PRIOR_CLIPS", 300)
         spec = SyntheticSpec(num_train=0, num_test=24, seed=77)
         data = make_synthetic(tmp_path / "data", num_train=0, num_test=24, seed=77)
-        results = score(shipped_folder(), data, spec, tmp_path / "scores")
+        results = score_on_test(shipped_folder(), data, spec, tmp_path / "scores")
         assert results["n"] == 96
         assert results["accuracy"] >= 0.75
 
@@ -277,7 +280,7 @@ def test_bf16_sees_what_float32_sees(loss: str, tiny_folder: Path, scenes: list[
         model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
         asked = stage(1e-3, 1e-3, **settings)
         asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, mixed_precision=precision))
-        run = Run(model, processor, scenes, asked, np.random.default_rng(0), print)
+        run = StageTraining(model, processor, scenes, asked, np.random.default_rng(0), print)
         found, _ = getattr(run, loss)()
         found.backward()
         assert all(p.grad is None or p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())

@@ -1,24 +1,15 @@
+"""Who asks what, and what is asked together."""
+
 from __future__ import annotations
 
-import threading
-import time
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts.data import VideoError, read_video, write_video
-from stts.eval.config import EvalConfig
 from stts.eval.portions import batches, by_clip, portions, share_of
-from stts.eval.reading import map_ahead, read_clip, shown_until
 from stts.eval.tasks import Question
-from tests.helpers.miniatures import write_pictures
-from tests.helpers.painted import encode, keep_bytes
-
-CONFIG = EvalConfig("own", frames=100, max_fps=8.0, progress=False)
 
 
 def ask(number: int, video: str, **changes) -> Question:
@@ -58,98 +49,3 @@ class TestWork:
             longest = max(lengths[place] for place in one)
             assert len(one) == size or longest * (len(one) + 1) > tokens
             assert min(lengths[place] for place in one) >= max(lengths[place] for place in other)
-
-
-class TestMapAhead:
-    def test_results_keep_their_order_and_threads_overlap(self) -> None:
-        meet = threading.Barrier(3, timeout=300)  # three at a time, or it breaks
-
-        def work(number: int) -> int:
-            meet.wait()
-            time.sleep(0.01 * (number % 3))
-            return number * number
-
-        assert list(map_ahead(work, range(9), workers=3)) == [number * number for number in range(9)]
-
-    def test_it_runs_no_further_ahead_than_it_may(self) -> None:
-        begun: list[int] = []
-        results = map_ahead(lambda number: begun.append(number) or number, range(100), workers=2)
-        next(results)
-        time.sleep(0.05)
-        assert len(begun) <= 3
-        results.close()
-        time.sleep(0.05)
-        assert len(begun) <= 4
-
-    def test_an_error_comes_in_its_place(self) -> None:
-        results = map_ahead(lambda number: 1 // number, [1, 1, 0, 1], workers=2)
-        assert [next(results), next(results)] == [1, 1]
-        with pytest.raises(ZeroDivisionError):
-            next(results)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 frames in 3 s, each brighter than the one before."""
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    write_video(path, [np.full((48, 64, 3), 10 * i, np.uint8) for i in range(24)], fps=8)
-    return path
-
-
-class TestShownPart:
-    def greys(self, clip: Path, **part) -> list[int]:
-        frames = read_clip(ask(0, str(clip), **part), CONFIG, 12).frames
-        return [round(frame.mean() / 10) for frame in frames]
-
-    def test_an_end_past_the_video_is_its_end(self, clip: Path) -> None:
-        assert self.greys(clip, start=2.0, end=31.5) == self.greys(clip, start=2.0) == list(range(16, 24))
-        assert len(read_video(clip, 8, end=31.5).frames) == len(read_video(clip, 8).frames)  # as in training
-        with pytest.raises(VideoError, match=r"start is 3\.5"):
-            self.greys(clip, start=3.5, end=31.5)
-
-    def test_an_end_inside_stays(self, clip: Path) -> None:
-        assert self.greys(clip, end=1.0) == list(range(9))
-        assert shown_until(ask(0, str(clip), end=1.0), "pyav") == 1.0
-        assert shown_until(ask(0, "no.mp4"), "pyav") is None
-
-    def test_the_end_frame_is_not_shown(self, clip: Path) -> None:
-        assert self.greys(clip, end_frame=10) == list(range(10))
-        assert self.greys(clip, end_frame=10, end=0.5) == list(range(5))
-        assert self.greys(clip, end_frame=24) == self.greys(clip, end_frame=1000) == list(range(24))
-
-    def test_a_file_that_breaks_off_is_not_taken_for_a_short_one(self, tmp_path: Path) -> None:
-        options = {"options": {"g": "15", "bf": "3"}, "container_options": {"movflags": "faststart"}}
-        broken = keep_bytes(encode(tmp_path / "whole.mp4", **options), tmp_path / "broken.mp4", 0.7)
-        with pytest.raises(VideoError, match="is cut short"):
-            read_clip(ask(0, str(broken), end=6.0), CONFIG, 12)
-
-
-class TestPictures:
-    @pytest.fixture
-    def folder(self, clip: Path, tmp_path: Path) -> Path:
-        write_pictures(tmp_path / "scene", clip)
-        return tmp_path / "scene"
-
-    def test_they_are_read_like_a_video_of_their_rate(self, folder: Path, clip: Path) -> None:
-        for part in ({}, {"start": 0.5, "end": 1.25}, {"start": 2.0, "end": 3.0}, {"max_fps": 2.0}):
-            options = {"max_fps": 8.0, "size": 12} | part
-            pictures = read_video(folder, 100, folder_fps=8.0, **options)
-            video = read_video(clip, 100, **options)
-            np.testing.assert_allclose(pictures.timestamps, video.timestamps)
-            assert pictures.frames.shape == video.frames.shape
-            assert np.abs(pictures.frames.astype(int) - video.frames).max() <= 3
-        assert len(read_video(folder, 5, folder_fps=8.0).frames) == 5
-
-    def test_a_question_may_be_about_them(self, folder: Path) -> None:
-        shown = read_clip(ask(0, str(folder), frame_fps=3.0, start=1.0, end=2.0), CONFIG, 12)
-        np.testing.assert_allclose(shown.timestamps, [1, 4 / 3, 5 / 3, 2])
-        assert [round(frame.mean() / 10) for frame in shown.frames] == [3, 4, 5, 6]
-        whole = read_clip(ask(0, str(folder), frame_fps=8.0, start=2.0, end=99.0), CONFIG, 12)
-        np.testing.assert_allclose(whole.timestamps, np.arange(16, 24) / 8)
-
-    def test_what_cannot_be_read_is_named(self, folder: Path) -> None:
-        with pytest.raises(VideoError, match=r"scene: start is 9 s.*the clip lasts 8.000 s"):
-            read_clip(ask(0, str(folder), frame_fps=3.0, start=9), CONFIG, 12)
-        (folder / "00001.jpg").write_bytes(b"no picture")
-        with pytest.raises(VideoError, match=r"00001\.jpg"):
-            read_clip(ask(0, str(folder), frame_fps=3.0), CONFIG, 12)

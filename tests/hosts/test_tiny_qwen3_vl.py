@@ -17,12 +17,13 @@ from stts.data import Collator, VideoQADataset
 from stts.data.check import Probe
 from stts.data.processors.qwen import QwenProcessor
 from stts.data.rows import read_jsonl
+from stts.data.video.config import VideoConfig
 from stts.data.video.pixels import normalize
 from stts.data.video.read import Clip, read_video
 from stts.eval.config import EvalConfig
 from stts.eval.runner import evaluate
 from stts.eval.sweep.cost import measure_cost
-from stts.eval.tasks.base import Question
+from stts.eval.tasks.question import Question
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
 from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
@@ -218,7 +219,7 @@ def test_evaluation_does_not_depend_on_the_size_of_its_batches(folder, clips, tm
     found = {}
     for size in (1, 3):
         settings = EvalConfig(
-            "synthetic", FRAMES, mode=mode, batch_size=size, max_new_tokens=4, progress=False
+            "synthetic", VideoConfig(FRAMES), mode=mode, batch_size=size, max_new_tokens=4, progress=False
         )
         results = evaluate(model, processor, questions, settings, tmp_path / str(size))
         lines = read_jsonl(tmp_path / str(size) / "predictions.jsonl")
@@ -339,11 +340,11 @@ def test_pictures_have_a_row_of_windows_for_every_frame(folder, clips, tmp_path)
 
 def test_cost_counts_fewer_multiply_adds_where_more_is_dropped(folder, clips):
     model, processor = start(folder)
-    questions, settings = questions_of(clips), EvalConfig("synthetic", FRAMES, progress=False)
+    questions, video = questions_of(clips), VideoConfig(FRAMES)
     costs = []
     for ratio in (0.0, 0.5):
         model.stts = model.stts.replace(prune_ratio=ratio)
-        costs.append(measure_cost(model, processor, questions, settings, videos=1, repeats=1))
+        costs.append(measure_cost(model, processor, questions, video, videos=1, repeats=1))
     assert (costs[0].visual_tokens, costs[1].visual_tokens) == (27, 14)
     assert costs[1].multiply_adds < costs[0].multiply_adds
 

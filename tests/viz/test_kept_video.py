@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import re
-import sys
 
 import av
 import numpy as np
@@ -12,16 +10,14 @@ import pytest
 from matplotlib import image
 
 from stts.data import read_video
-from stts.settings.launch import CONFIG_DIR, launch
-from stts.viz.config import folder_for
+from stts.viz.config import DrawingConfig, folder_for
 from stts.viz.contact_sheet import LEFT, draw_sheet, heat_map, heat_norm
 from stts.viz.curves import draw_curves
 from stts.viz.figure import dim_dropped
 from stts.viz.kept_video import KeptVideo, describe_kept
 from stts.viz.movie import HEAD, write_film
 from stts.viz.overlay import draw_kept
-
-SCRIPT = CONFIG_DIR.parent / "scripts" / "visualize.py"
+from tests.helpers.scripts import run_script
 
 
 def test_dropped_windows_are_dark_and_kept_ones_untouched():
@@ -139,20 +135,6 @@ def test_film_has_every_frame_in_order(tmp_path, aspect):
         assert np.abs(frame[y, x].astype(int) - colour).max() < 30
 
 
-def run(monkeypatch, tmp_path, *arguments: str) -> int:
-    """scripts/visualize.py in this process. Returns its exit status."""
-    spec = importlib.util.spec_from_file_location("visualize_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["visualize.py", *arguments])
-    try:
-        launch(script.main, "visualize")
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
-
 def test_script_draws_what_the_model_keeps(monkeypatch, tmp_path, capsys, tiny_folder, clips):
     video = sorted((clips / "videos").glob("test*.mp4"))[0]
     asked = [
@@ -162,7 +144,10 @@ def test_script_draws_what_the_model_keeps(monkeypatch, tmp_path, capsys, tiny_f
         "policy=temporal",
         "prune_ratio=0.6",
     ]
-    assert run(monkeypatch, tmp_path, f"model.path={tiny_folder}", f"video={video}", *asked) == 0
+    assert (
+        run_script(monkeypatch, tmp_path, "visualize", f"model.path={tiny_folder}", f"video={video}", *asked)
+        == 0
+    )
     (folder,) = (tmp_path / "outputs/visualize").glob(f"tiny-seed0-*-temporal-0.6/{video.stem}")
     assert (folder / "sheet.png").stat().st_size > 10_000
     told = json.loads((folder / "kept.json").read_text())
@@ -183,11 +168,26 @@ def test_script_draws_a_folder_of_frames_under_its_own_name(monkeypatch, tmp_pat
     for number, frame in enumerate(read_video(next((clips / "videos").glob("*.mp4")), 4).frames):
         image.imsave(video / f"{number}.png", frame)
     arguments = [f"model.path={tiny_folder}", f"video={video}", "draw.mp4=false", "output_dir=out"]
-    assert run(monkeypatch, tmp_path, *arguments, "reading.folder_fps=4", "reading.max_fps=4") == 0
+    assert (
+        run_script(
+            monkeypatch, tmp_path, "visualize", *arguments, "reading.folder_fps=4", "reading.max_fps=4"
+        )
+        == 0
+    )
     told = json.loads((tmp_path / "out" / video.name / "kept.json").read_text())
     assert [frame["seconds"] for frame in told["frames"]] == [0, 0.25, 0.5, 0.75]
     (tmp_path / "empty").mkdir()
-    assert run(monkeypatch, tmp_path, f"model.path={tiny_folder}", "video=empty") == 2
+    assert run_script(monkeypatch, tmp_path, "visualize", f"model.path={tiny_folder}", "video=empty") == 2
+
+
+def test_settings_can_be_made_where_the_video_is_not(tmp_path, monkeypatch):
+    drawing = DrawingConfig("~/clip.mp4", 8)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="no such file or folder of frames"):
+        drawing.check_ready()
+    (tmp_path / "clip.mp4").touch()
+    drawing.check_ready()
+    assert drawing.path == tmp_path / "clip.mp4"
 
 
 def test_pictures_of_another_video_of_that_name_are_not_overwritten(tmp_path):
@@ -217,7 +217,7 @@ def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, tiny_fo
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
     arguments = [argument.replace("FILE", str(broken)) for argument in arguments]
-    assert run(monkeypatch, tmp_path, f"model.path={tiny_folder}", *arguments) == 2
+    assert run_script(monkeypatch, tmp_path, "visualize", f"model.path={tiny_folder}", *arguments) == 2
     told = capsys.readouterr().err
     assert re.search(message, told), told
     assert "Traceback" not in told
@@ -227,5 +227,5 @@ def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, tiny_fo
 def test_nothing_dropped_is_nothing_to_draw(monkeypatch, tmp_path, capsys, tiny_folder, clips):
     video = next((clips / "videos").glob("*.mp4"))
     arguments = [f"model.path={tiny_folder}", f"video={video}", "frames=1"]
-    assert run(monkeypatch, tmp_path, *arguments) == 2
+    assert run_script(monkeypatch, tmp_path, "visualize", *arguments) == 2
     assert "nothing is dropped of" in capsys.readouterr().err

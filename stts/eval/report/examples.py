@@ -1,4 +1,4 @@
-"""Pictures for a report: some questions are asked again, to see what each run kept of their videos."""
+"""Examples for a report: some questions, what each run answered, and what it kept of their videos."""
 
 from __future__ import annotations
 
@@ -7,45 +7,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 import yaml
-from torch import nn
 
-from ...data.evidence import evidence_items, evidence_scores
-from ...data.processors.base import Processor
+from ...data.evidence import evidence_items
 from ...data.prompts import LETTERS
-from ...hosts.folders import ModelSpec
-from ...hosts.load import load_model
-from ...pruning.config import STTSConfig
-from ...settings.typed import from_dict
-from ...viz.kept_video import PICTURE_SIDE, KeptVideo, kept_of
+from ...data.video.config import VideoConfig
+from ...data.video.read import Clip
+from ...viz.kept_video import PICTURE_SIDE
 from ...viz.overlay import draw_kept
-from ..config import EvalConfig
-from ..reading import read_clip, seen_evidence
-from ..runner import weights_digest
-from ..tasks.base import BenchmarkSpec, Question
+from ..masks import by_frame, unpack_mask
+from ..reading import read_clip
+from ..tasks import Question, read_benchmark
 from ..tasks.registry import load_questions
 from .html import Example, Section
 from .runs import EvaluatedRun
 
-NEEDED = ("benchmark", "checkpoint", "frames", "model", "policy", "prune_ratio", "seed", "stts", "video")
-"""What a run's config.yaml must have for its model to be asked again."""
+Record = Mapping[str, Any]
 
 
 def draw_examples(section: Section, count: int) -> list[Example]:
-    """Up to `count` questions of a benchmark, with what every one of its runs kept.
+    """Up to `count` questions of a benchmark, with what every one of its runs answered and kept.
 
-    The models are loaded one after another and shown the videos again; policies that draw by chance may draw
-    other windows than they did in the evaluation. Raises ValueError where a model is not the one that was
-    evaluated any more, or something it needs is gone.
+    What was kept stands in the predictions of runs with eval.masks=true; it is drawn on frames of the videos, and no
+    model is asked. The others are named in Example.not_drawn. Raises ValueError where a run with masks does not say
+    which questions it was asked, or a video cannot be read or is another one now.
     """
     chosen = choose_questions([line.run for line in section.lines], count)
-    questions = _find_questions(section.lines[0].run, chosen)
-    looked = {line.name: _look_at_all(line.run, questions) for line in section.lines}
-    return [
-        _example(section, question, {name: videos[i] for name, videos in looked.items()})
-        for i, question in enumerate(questions)
-    ]
+    by_id = {line.name: {record["id"]: record for record in line.run.records} for line in section.lines}
+    records = {name: {line: found[name] for line, found in by_id.items()} for name in chosen}
+    runs = {line.name: line.run for line in section.lines}
+    return [_example(section.benchmark, runs, records[name]) for name in chosen]
 
 
 def choose_questions(runs: Sequence[EvaluatedRun], count: int) -> list[str]:
@@ -64,92 +56,78 @@ def choose_questions(runs: Sequence[EvaluatedRun], count: int) -> list[str]:
     return (chosen + [name for name in ranked if name not in chosen])[:count]
 
 
-def read_config(run: EvaluatedRun) -> dict[str, Any]:
-    """The settings a run was started with. Raises ValueError where it has none."""
-    path = run.folder / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing, so its model cannot be asked again: set examples=0")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML that can be read: set examples=0; {error}") from error
-    if missing := [key for key in NEEDED if not isinstance(config, dict) or key not in config]:
-        raise ValueError(
-            f"{path} does not hold the settings of a run ({missing[0]} is missing): set examples=0"
-        )
-    return config
-
-
-def _find_questions(run: EvaluatedRun, ids: Sequence[str]) -> list[Question]:
-    spec = from_dict(BenchmarkSpec, read_config(run)["benchmark"], "benchmark")
-    by_id = {question.id: question for question in load_questions(spec, allow_missing=True)}
-    if lost := [name for name in ids if name not in by_id]:
-        raise ValueError(
-            f"{run.folder}: benchmark {spec.name} has no question {lost[0]!r} now: set examples=0"
-        )
-    return [by_id[name] for name in ids]
-
-
-def _look_at_all(run: EvaluatedRun, questions: Sequence[Question]) -> list[KeptVideo]:
-    config = read_config(run)
-    stts = from_dict(STTSConfig, {key: config[key] for key in ("prune_ratio", "policy")} | config["stts"])
-    torch.manual_seed(config["seed"])  # of the scorer of a model that has none yet
-    model, processor = load_model(from_dict(ModelSpec, config["model"], "model"), stts, config["checkpoint"])
-    if weights_digest(model) != run.settings.get("weights"):
-        raise ValueError(
-            f"{run.folder}: its model has other weights now than those evaluated: set examples=0"
-        )
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    asking = EvalConfig(run.benchmark, config["frames"], **config["video"], seed=config["seed"])
-    return [_look_at(model, processor, question, asking) for question in questions]
-
-
-def _look_at(model: nn.Module, processor: Processor, question: Question, config: EvalConfig) -> KeptVideo:
-    clip = read_clip(question, config, processor.image_size)
-    pictures = read_clip(question, config, max(PICTURE_SIDE, processor.image_size or 0))
-    given = {}
-    if model.stts.policy == "given":
-        scores = evidence_scores(seen_evidence(processor, question, clip))
-        given["window_scores"] = torch.from_numpy(scores).to(model.device)
-    return kept_of(model, processor, clip, pictures, seed=config.seed, **given)
-
-
-def _example(section: Section, question: Question, videos: Mapping[str, KeptVideo]) -> Example:
-    replies = []
-    for line in section.lines:
-        record = next(record for record in line.run.records if record["id"] == question.id)
-        replies.append((line.name, _reply(record), record["correct"]))
+def _example(benchmark: str, runs: Mapping[str, EvaluatedRun], records: Mapping[str, Record]) -> Example:
+    """records: of one question, by the name of the run."""
+    asked = next(iter(records.values()))
+    masked = {name: record for name, record in records.items() if record.get("mask")}
     return Example(
-        section.benchmark,
-        question.question,
-        question.options,
-        question.options[question.answer],
-        tuple(replies),
-        _draw(question, videos),
+        benchmark,
+        asked["question"],
+        tuple(asked["options"]),
+        asked["options"][LETTERS.index(asked["answer"])],
+        tuple((name, _reply(record), record["correct"]) for name, record in records.items()),
+        _draw(runs, masked) if masked else (),
+        tuple(name for name in records if name not in masked),
     )
 
 
-def _reply(record: Mapping[str, Any]) -> str:
+def _reply(record: Record) -> str:
     if record["predicted"] is None:
         return f"no option: {record.get('reply', '')!r}"
     return record["options"][LETTERS.index(record["predicted"])]
 
 
-def _draw(question: Question, videos: Mapping[str, KeptVideo]) -> tuple[bytes, ...]:
+def _draw(runs: Mapping[str, EvaluatedRun], masked: Mapping[str, Record]) -> tuple[bytes, ...]:
     """A picture for each set of runs that saw the same frames, a row a run, evidence outlined."""
-    seen: dict[tuple[float, ...], dict[str, KeptVideo]] = {}
-    for name, video in videos.items():
-        seen.setdefault(tuple(video.timestamps), {})[name] = video
-    return tuple(_picture(question, alike) for alike in seen.values())
+    first = next(iter(masked))
+    question = find_question(runs[first], masked[first]["id"])
+    clips: dict[VideoConfig, Clip] = {}
+    alike: dict[tuple[float, ...], dict[str, np.ndarray]] = {}
+    shown: dict[tuple[float, ...], Clip] = {}
+    for name, record in masked.items():
+        video = _video_settings(runs[name])
+        clips[video] = clips.get(video) or read_clip(question, video, PICTURE_SIDE)
+        times = tuple(clips[video].timestamps)
+        shown[times] = clips[video]
+        alike.setdefault(times, {})[name] = _mask(runs[name], record, len(times))
+    return tuple(_picture(question, shown[times], keeps) for times, keeps in alike.items())
 
 
-def _picture(question: Question, videos: Mapping[str, KeptVideo]) -> bytes:
-    first = next(iter(videos.values()))
+def find_question(run: EvaluatedRun, name: str) -> Question:
+    """The question of that id in the benchmark of a run's config.yaml. Raises ValueError if it is gone."""
+    path = run.folder / "config.yaml"
+    try:
+        benchmark = read_benchmark(yaml.safe_load(path.read_text(encoding="utf-8"))["benchmark"])
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say where the videos are ({error}): set examples=0 to draw none"
+        ) from error
+    for question in load_questions(benchmark, allow_missing=True):
+        if question.id == name:
+            return question
+    raise ValueError(f"{run.folder}: benchmark {benchmark.name} has no question {name!r} now: set examples=0")
+
+
+def _video_settings(run: EvaluatedRun) -> VideoConfig:
+    return VideoConfig(*(run.settings[key] for key in ("frames", "max_fps", "backend", "sampling")))
+
+
+def _mask(run: EvaluatedRun, record: Record, frames: int) -> np.ndarray:
+    """(frames, rows, cols) bool."""
+    try:
+        return by_frame(unpack_mask(record["mask"]), frames)
+    except ValueError as error:
+        raise ValueError(f"{run.folder}: question {record['id']!r}: {error}: set examples=0") from error
+
+
+def _picture(question: Question, clip: Clip, keeps: Mapping[str, np.ndarray]) -> bytes:
+    """keeps: name of a run -> (T, rows, cols) bool."""
+    keep = next(iter(keeps.values()))
     evidence = None
     if question.evidence:
-        items = evidence_items(question.evidence, first.timestamps, *first.keep.shape[1:])
-        evidence = items.any(0).reshape(first.keep.shape)
-    keeps = {name.replace(", ", "\n"): video.keep for name, video in videos.items()}
+        items = evidence_items(question.evidence, clip.timestamps, *keep.shape[1:])
+        evidence = items.any(0).reshape(keep.shape)
+    rows = {name.replace(", ", "\n"): kept for name, kept in keeps.items()}
     with tempfile.TemporaryDirectory() as folder:
-        path = draw_kept(first.pictures, keeps, Path(folder, "kept.png"), first.timestamps, evidence)
+        path = draw_kept(clip.frames, rows, Path(folder, "kept.png"), clip.timestamps, evidence)
         return path.read_bytes()

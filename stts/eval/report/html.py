@@ -35,6 +35,8 @@ class Example:
     """(name of the run, what it answered, whether that is right)."""
     pngs: tuple[bytes, ...]
     """One for each set of runs that saw the same frames."""
+    not_drawn: tuple[str, ...] = ()
+    """Names of the runs whose predictions do not hold what they kept."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,9 @@ def _columns(sections: Sequence[Section]) -> dict[str, bool]:
         "cost": any(run.cost for run in runs),
         "unparsed": any(run.results["unparsed"] for run in runs),
         "bad_videos": any(run.results["bad_videos"] for run in runs),
+        "bad_questions": any(
+            run.results.get("bad_questions") for run in runs
+        ),  # which older ones do not count
     }
 
 

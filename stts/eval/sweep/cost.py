@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from ...data.evidence import evidence_scores
 from ...data.feed.collator import Collator
 from ...data.processors.base import Processor
+from ...data.video.config import VideoConfig
 from ...hosts import flops_qwen3_vl
 from ...hosts.flops import FRAME_MARKERS, multiply_adds
-from ..config import EvalConfig
-from ..plan import Run
+from ..plan import EvalRun
 from ..reading import read_clip, seen_evidence
 from ..records import write_json
-from ..tasks.base import Question
+from ..tasks.question import Question
 from .config import SweepConfig
-from .sweep import read_records
+from .results import read_records
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Cost:
         return dataclasses.asdict(self)
 
 
-def cost_of(model: nn.Module, processor: Processor, run: Run, sweep: SweepConfig) -> dict[str, Any]:
+def cost_of(model: nn.Module, processor: Processor, run: EvalRun, sweep: SweepConfig) -> dict[str, Any]:
     """The cost of an evaluated cell: read from its cost.json where that was measured alike on this device, else
     measured, on questions whose video could be read, and written there."""
     path = run.folder / "cost.json"
@@ -60,7 +60,7 @@ def cost_of(model: nn.Module, processor: Processor, run: Run, sweep: SweepConfig
     readable = [q for q, record in zip(run.questions, records, strict=True) if record["error"] is None]
     if not readable:
         raise ValueError(f"{run.folder}: no video could be read, so there is nothing to measure")
-    cost = measure_cost(model, processor, readable, run.settings, sweep.cost_videos, sweep.cost_repeats)
+    cost = measure_cost(model, processor, readable, run.settings.video, sweep.cost_videos, sweep.cost_repeats)
     found = cost.to_dict() | {"measured": wanted}
     write_json(path, found)
     return found
@@ -70,19 +70,19 @@ def measure_cost(
     model: nn.Module,
     processor: Processor,
     questions: Sequence[Question],
-    config: EvalConfig,
+    video: VideoConfig,
     videos: int = 4,
     repeats: int = 3,
 ) -> Cost:
     """Measure a model, as it prunes now, on the first question about each of the first few videos.
 
-    videos: how many; repeats: measured passes of each, after one that is not. Raises VideoError for a video that
-    cannot be read.
+    video: which frames of each are shown; videos: how many; repeats: measured passes of each, after one that is
+    not. Raises VideoError for a video that cannot be read.
     """
     first = list({question.video: question for question in reversed(questions)}.values())[::-1][:videos]
     seconds, tokens, frames, arithmetic = [], [], [], []
     with torch.no_grad():
-        for batch in _batches(model, processor, first, config):
+        for batch in _batches(model, processor, first, video):
             model(**batch, logits_to_keep=1)
             passes = [_timed(model, batch) for _ in range(repeats)]
             seconds.append(min(duration for duration, _ in passes))
@@ -101,11 +101,11 @@ def device_name(device: torch.device) -> str:
 
 
 def _batches(
-    model: nn.Module, processor: Processor, questions: Sequence[Question], config: EvalConfig
+    model: nn.Module, processor: Processor, questions: Sequence[Question], video: VideoConfig
 ) -> Iterator[dict[str, Any]]:
     collate = Collator(processor.pad_token_id, video_form=processor.video_form)
     for question in questions:
-        clip = read_clip(question, config, processor.image_size)
+        clip = read_clip(question, video, processor.image_size)
         turn = {"role": "user", "content": question.text(clip.timestamps)}
         batch = collate([processor([turn], clip, add_generation_prompt=True)])
         if model.stts.policy == "given":

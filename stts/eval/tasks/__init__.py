@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from .base import BenchmarkSpec, Fields, Question
+from .benchmark import Benchmark, BenchmarkGroup, DataBenchmark, Fields, TableBenchmark, read_benchmark
+from .question import Question
 
-__all__ = ["BenchmarkSpec", "Fields", "Question"]
+__all__ = [
+    "Benchmark",
+    "BenchmarkGroup",
+    "DataBenchmark",
+    "Fields",
+    "Question",
+    "TableBenchmark",
+    "read_benchmark",
+]

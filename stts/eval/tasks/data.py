@@ -10,10 +10,11 @@ from ...data.load import load_data
 from ...data.rows import answer_index, check_row, resolve_video, row_options
 from ...data.spec import DataSpec
 from ...files.jsonl import read_jsonl
-from .base import BenchmarkSpec, Question
+from .benchmark import DataBenchmark
+from .question import Question
 
 
-def load_test_rows(spec: BenchmarkSpec) -> list[Question]:
+def load_test_rows(spec: DataBenchmark) -> list[Question]:
     """Questions of the test file that spec.data names, generated first where they are synthetic.
 
     Raises ValueError where there is no test file, or naming file and row of one that is not multiple choice.

@@ -12,7 +12,7 @@ from ...files.jsonl import read_jsonl
 Row = Mapping[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_annotations(path: Path) -> list[Row]:
     """The rows of a .parquet, .jsonl or .json file. Raises ValueError naming a file that cannot be read."""
     if path.suffix == ".jsonl":
         return read_jsonl(path)

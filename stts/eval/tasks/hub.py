@@ -6,16 +6,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .base import BenchmarkSpec
+from .benchmark import TableBenchmark
 
 
-def at_revision(spec: BenchmarkSpec) -> str:
+def at_revision(spec: TableBenchmark) -> str:
     """The repository as hf download takes it."""
     pinned = f" --revision {spec.revision}" if spec.revision else ""
     return f"{spec.repo} --repo-type dataset{pinned}"
 
 
-def fetch(spec: BenchmarkSpec, paths: Sequence[Path]) -> str:
+def fetch(spec: TableBenchmark, paths: Sequence[Path]) -> str:
     """Download the files of these paths that are missing below data_root, where repo and revision say from where.
 
     Returns why the Hub did not give one of them; empty when it did, or when none is missing or pinned.
@@ -36,7 +36,7 @@ def fetch(spec: BenchmarkSpec, paths: Sequence[Path]) -> str:
     return ""
 
 
-def revision_of(spec: BenchmarkSpec, paths: Sequence[Path]) -> str | None:
+def revision_of(spec: TableBenchmark, paths: Sequence[Path]) -> str | None:
     """The commit that the files at these paths were downloaded from, None where that is not known of all of them.
 
     Raises ValueError, naming a file, where it is known and another than spec.revision.

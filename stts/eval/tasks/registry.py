@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from . import lvbench, motionbench, temp_compass
-from .base import BenchmarkSpec, Question, check_unique_ids
+from .benchmark import Benchmark, BenchmarkGroup, DataBenchmark, TableBenchmark
 from .data import load_test_rows
 from .hub import fetch, revision_of
+from .question import Question, check_unique_ids
 from .table import annotation_files, annotations_digest, load_table, missing_files
 
-LOADERS: dict[str, Callable[[BenchmarkSpec], list[Question]]] = {
+LOADERS: dict[str, Callable[[Any], list[Question]]] = {
     "data": load_test_rows,
     "table": load_table,
     "lvbench": partial(load_table, parse=lvbench.parse),
@@ -26,7 +27,7 @@ NAMED = 5
 
 
 def load_questions(
-    spec: BenchmarkSpec, limit: int | None = None, allow_missing: bool = False
+    spec: Benchmark | BenchmarkGroup, limit: int | None = None, allow_missing: bool = False
 ) -> list[Question]:
     """The questions of a benchmark, all or the first `limit`, after checking that their videos are there.
 
@@ -35,7 +36,7 @@ def load_questions(
     Raises ValueError that says which files are wanted, where, and how to get them; naming a subtitle file that cannot
     be read; and as the loader does.
     """
-    if refused := fetch(spec, annotation_files(spec)):
+    if isinstance(spec, TableBenchmark) and (refused := fetch(spec, annotation_files(spec))):
         raise ValueError(f"{refused}\n{what_is_missing(spec)}")
     questions = _read(spec)
     if gap := _subtitle_gap(spec, questions):
@@ -51,12 +52,12 @@ def load_questions(
     return questions
 
 
-def what_is_missing(spec: BenchmarkSpec) -> str:
+def what_is_missing(spec: Benchmark) -> str:
     """All that a benchmark lacks, every file by its name, and how to get it; empty when it can be asked.
 
     Nothing is downloaded where anything is missing.
     """
-    if spec.data.get("name") == "synthetic":
+    if isinstance(spec, DataBenchmark) and spec.data.get("name") == "synthetic":
         return ""  # made when it is asked for
     try:
         questions = _read(spec)
@@ -69,10 +70,10 @@ def what_is_missing(spec: BenchmarkSpec) -> str:
     return ""
 
 
-def provenance(spec: BenchmarkSpec) -> dict[str, Any]:
+def edition_of(spec: Benchmark) -> dict[str, Any]:
     """What of a benchmark its numbers depend on: how it is asked, and which edition of its files was read."""
-    if spec.task == "data":
-        return {"prompt": spec.prompt}
+    if isinstance(spec, DataBenchmark):
+        return {"prompt": "letter"}
     return {
         "prompt": spec.prompt,
         "subtitles": bool(spec.fields.subtitles),
@@ -83,8 +84,8 @@ def provenance(spec: BenchmarkSpec) -> dict[str, Any]:
     }
 
 
-def _read(spec: BenchmarkSpec) -> list[Question]:
-    if spec.members:
+def _read(spec: Benchmark | BenchmarkGroup) -> list[Question]:
+    if isinstance(spec, BenchmarkGroup):
         raise ValueError(f"benchmark {spec.name} is a group, choose one of {', '.join(spec.members)}")
     if spec.task not in LOADERS:
         raise ValueError(f"benchmark.task is {spec.task!r}, must be one of {', '.join(LOADERS)}")
@@ -102,10 +103,12 @@ def _videos(questions: Sequence[Question]) -> tuple[list[str], list[str]]:
     return list(map(str, by_path)), missing
 
 
-def _subtitle_gap(spec: BenchmarkSpec, questions: Sequence[Question]) -> str:
+def _subtitle_gap(spec: Benchmark, questions: Sequence[Question]) -> str:
     """Says so when not as many questions are without a subtitle file as published; else empty."""
+    if not isinstance(spec, TableBenchmark) or not spec.fields.subtitles:
+        return ""
     missing = [q.subtitles.path for q in questions if q.subtitles and not q.subtitles.path.is_file()]
-    if not spec.fields.subtitles or spec.num_without_subtitles in (None, len(missing)):
+    if spec.num_without_subtitles in (None, len(missing)):
         return ""
     first = f", the first is {missing[0]}" if missing else ""
     return (

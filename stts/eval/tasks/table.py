@@ -11,9 +11,10 @@ from typing import Any
 
 from ...data.prompts import LETTERS, without_letters
 from ...data.rows import resolve_video
-from .base import BenchmarkSpec, Fields, Question
-from .files import Row, read_object, read_rows
+from .benchmark import Benchmark, Fields, TableBenchmark
+from .files import Row, read_annotations, read_object
 from .hub import at_revision, revision_of
+from .question import Question
 from .subtitles import Subtitles
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class UnanswerableError(ValueError):
     """The right answer of a question is none of its options."""
 
 
-def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Question]:
+def load_table(spec: TableBenchmark, parse: Parse = lambda row: [row]) -> list[Question]:
     """Read the annotation files of a benchmark.
 
     Raises ValueError listing every file that is missing and how to get it; naming file and row for a row that does
@@ -57,11 +58,11 @@ def load_table(spec: BenchmarkSpec, parse: Parse = lambda row: [row]) -> list[Qu
     return [item for item in found if isinstance(item, Question)]
 
 
-def annotation_files(spec: BenchmarkSpec) -> list[Path]:
+def annotation_files(spec: TableBenchmark) -> list[Path]:
     return [path for path, _, _ in _files(spec)]
 
 
-def annotations_digest(spec: BenchmarkSpec) -> str:
+def annotations_digest(spec: TableBenchmark) -> str:
     """A short name for the content of the annotation files: tells one published revision from another."""
     digest = hashlib.sha256()
     for path in [*annotation_files(spec), *_lookup_files(spec).values()]:
@@ -69,7 +70,7 @@ def annotations_digest(spec: BenchmarkSpec) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(spec: BenchmarkSpec) -> Iterator[tuple[Path, Row, Fields]]:
+def _files(spec: TableBenchmark) -> Iterator[tuple[Path, Row, Fields]]:
     """Each annotation file, what stands in all of its rows, and how these become questions."""
     for part, given in (spec.parts or {"": {}}).items():
         columns = {"part": part, **{key: value for key, value in given.items() if key != "fields"}}
@@ -83,13 +84,13 @@ def _files(spec: BenchmarkSpec) -> Iterator[tuple[Path, Row, Fields]]:
                 ) from error
 
 
-def _lookup_files(spec: BenchmarkSpec) -> dict[str, Path]:
+def _lookup_files(spec: TableBenchmark) -> dict[str, Path]:
     """Of the columns that a field is about."""
     root = Path(spec.data_root)
     return {name: root / entry["file"] for name, entry in spec.lookup.items() if spec.fields.names(name)}
 
 
-def _lookups(spec: BenchmarkSpec) -> dict[str, tuple[str, Row]]:
+def _lookups(spec: TableBenchmark) -> dict[str, tuple[str, Row]]:
     """Name of a column -> template of the key to look up, and the object to look it up in."""
     files = _lookup_files(spec)
     if missing := [f"{path}  (column {name})" for name, path in files.items() if not path.is_file()]:
@@ -98,7 +99,7 @@ def _lookups(spec: BenchmarkSpec) -> dict[str, tuple[str, Row]]:
 
 
 def _questions(
-    spec: BenchmarkSpec,
+    spec: TableBenchmark,
     parse: Parse,
     lookups: Mapping[str, tuple[str, Row]],
     path: Path,
@@ -106,7 +107,7 @@ def _questions(
     fields: Fields,
 ) -> Iterator[Question | UnanswerableError]:
     """The questions of one file, with an error in place of each that cannot be answered."""
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(read_annotations(path)):
         try:
             for parsed in parse({"row": number, **columns, **row}):
                 found = {name: values.get(key.format_map(parsed)) for name, (key, values) in lookups.items()}
@@ -122,7 +123,7 @@ def _questions(
             raise ValueError(f"{path}: row {number}: {error}") from error
 
 
-def _question(spec: BenchmarkSpec, fields: Fields, row: Row) -> Question:
+def _question(spec: TableBenchmark, fields: Fields, row: Row) -> Question:
     root = Path(spec.data_root)
     options = _options(row, fields.options)
     return Question(
@@ -208,9 +209,11 @@ def _video(root: Path, names: Sequence[str], frame_fps: float | None) -> Path:
     return next((path for path in paths if exists(path)), paths[0])
 
 
-def missing_files(spec: BenchmarkSpec, names: Sequence[str]) -> str:
+def missing_files(spec: Benchmark, names: Sequence[str]) -> str:
     """The text that says which files a benchmark wants, where, and how to get them."""
     lines = [f"benchmark {spec.name} needs files that are not there:", *(f"  {name}" for name in names)]
+    if not isinstance(spec, TableBenchmark):
+        return "\n".join(lines)
     if spec.data_root:
         lines.append(
             f"benchmark.data_root is {spec.data_root}; if they are elsewhere: benchmark.data_root=FOLDER"

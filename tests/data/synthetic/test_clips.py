@@ -23,7 +23,7 @@ from stts.data.synthetic.questions import ask_all
 from stts.data.synthetic.render import render_clip, shape_mask
 from stts.data.synthetic.spec import COLOURS, SHAPES, SyntheticSpec
 from stts.data.video import encode
-from stts.eval.tasks.base import BenchmarkSpec
+from stts.eval.tasks import DataBenchmark
 from stts.eval.tasks.data import load_test_rows
 from stts.files.jsonl import read_jsonl
 from tests.helpers.paths import ROOT
@@ -281,9 +281,8 @@ def test_cells_take_turns_and_are_recorded(tmp_path: Path) -> None:
     assert [row["cell"] for row in rows] == ["still", "pan", "still"]
     assert [len(row["evidence"]) for row in rows] == [len(row["events"]) for row in rows]
     questions = load_test_rows(
-        BenchmarkSpec(
+        DataBenchmark(
             "x",
-            "data",
             data={
                 "name": "jsonl",
                 "annotations": str(place / "train.jsonl"),

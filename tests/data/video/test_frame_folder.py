@@ -16,9 +16,8 @@ from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data
 from stts.data.check import check_data
 from stts.data.rows import checked_rows
 from stts.data.video.config import FOLDER_FPS, VideoConfig
-from stts.eval.config import EvalConfig
 from stts.eval.reading import read_clip
-from stts.eval.tasks import BenchmarkSpec
+from stts.eval.tasks import DataBenchmark
 from stts.eval.tasks.data import load_test_rows
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_processor
@@ -261,7 +260,7 @@ def test_a_test_question_may_be_about_a_folder(hound):
     asked = {"id": "q", "video": "frames/whole", "question": "Which?", "options": ["a", "b"], "answer": "a"}
     path.write_text(json.dumps(asked) + "\n")
     data = {"name": "jsonl", "annotations": str(path), "test_annotations": str(path), "folder_fps": 3.0}
-    (question,) = load_test_rows(BenchmarkSpec("own", task="data", data=data))
+    (question,) = load_test_rows(DataBenchmark("own", data=data))
     assert question.video_is_there()
-    clip = read_clip(question, EvalConfig("own", frames=100, max_fps=8.0), 12)
+    clip = read_clip(question, VideoConfig(100, max_fps=8.0), 12)
     np.testing.assert_allclose(clip.timestamps, np.arange(12) / 3)

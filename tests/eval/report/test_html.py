@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,13 +9,14 @@ import numpy as np
 import pytest
 
 from stts.eval.records import write_json
+from stts.eval.report.examples import draw_examples
 from stts.eval.report.html import Example, make_sections, overview, render_html, render_markdown
 from stts.eval.report.runs import find_runs, name_runs
 from stts.eval.summary import summarize
 from stts.settings.config_files import documented_keys
-from stts.settings.launch import CONFIG_DIR, launch
+from stts.settings.launch import CONFIG_DIR
+from tests.helpers.scripts import run_script
 
-SCRIPT = CONFIG_DIR.parent / "scripts" / "report.py"
 NASTY = '<script>alert("x")</script> & | *b*'
 
 
@@ -196,6 +195,38 @@ def test_missing_benchmarks_and_values_are_dashes(tmp_path):
     assert page.links == ["#b1", "#b2"]
 
 
+def test_runs_that_recorded_no_masks_are_named(tmp_path):
+    write_run(tmp_path / "a", half(4))
+    write_run(tmp_path / "b", half(4), policy="random")
+    runs = find_runs([tmp_path])
+    (section,) = make_sections(runs, name_runs(runs))
+    (example,) = draw_examples(section, 1)
+    assert (example.pngs, example.answer) == ((), "yes")
+    assert example.not_drawn == tuple(name_runs(runs))
+    page = Page(render_html([section], [example], "r"))
+    (told,) = [text for text in page.texts if "Not drawn" in text]
+    assert "; ".join(name_runs(runs)) in told
+    assert page.links == []
+
+
+def test_bad_questions_have_a_column_of_their_own(tmp_path):
+    folder = write_run(tmp_path / "a", half(4))
+    results = json.loads((folder / "results.json").read_text())
+    old = results | {"bad_videos": 1}
+    old.pop("bad_questions")
+    for changed, heads in (
+        (results, []),
+        (old, ["bad videos"]),
+        (results | {"bad_questions": 2}, ["bad questions"]),
+    ):
+        write_json(folder / "results.json", changed)
+        runs = find_runs([folder])
+        page = Page(render_html(make_sections(runs, name_runs(runs)), [], "r"))
+        head, row = page.tables[0][:2]
+        assert [text for text in head if text.startswith("bad")] == heads
+        assert len(head) == len(row)
+
+
 @pytest.mark.parametrize(
     ("breaking", "message"),
     [
@@ -223,28 +254,18 @@ def test_every_setting_is_explained(name):
     assert [key for key, _, meaning in keys if not meaning] == []
 
 
-def run(monkeypatch, tmp_path: Path, script: Path, *arguments: str) -> int:
-    """A script in this process, in a folder of its own. Returns its exit status."""
-    spec = importlib.util.spec_from_file_location(f"{script.stem}_script", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script.name, *arguments])
-    try:
-        launch(module.main, script.stem)
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
-
 @pytest.mark.slow
 def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, capsys, tiny_folder, clips):
     data = [f"data.annotations={clips / 'train.jsonl'}", f"data.test_annotations={clips / 'test.jsonl'}"]
     asked = [f"model.path={tiny_folder}", "data=jsonl", *data, "frames=3", "eval.limit=4"]
     for policy in ("temporal", "random"):
-        assert run(monkeypatch, tmp_path, SCRIPT.with_name("eval.py"), *asked, f"policy={policy}") == 0
+        assert run_script(monkeypatch, tmp_path, "eval", *asked, f"policy={policy}", "eval.masks=true") == 0
+    assert run_script(monkeypatch, tmp_path, "eval", *asked, "policy=uniform") == 0
     capsys.readouterr()
-    assert run(monkeypatch, tmp_path, SCRIPT, "runs=[outputs/eval]", "examples=1", "title=Two policies") == 0
+    assert (
+        run_script(monkeypatch, tmp_path, "report", "runs=[outputs/eval]", "examples=1", "title=Two policies")
+        == 0
+    )
     page = Page((tmp_path / "outputs/report/report.html").read_text())
     assert [link[:22] for link in page.links] == ["data:image/png;base64,"]
     assert "Two policies" in page.texts
@@ -256,12 +277,16 @@ def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, ca
             line for line in table.splitlines() if line.startswith(f"| {results['settings']['policy']} ")
         ]
         assert f"{100 * results['accuracy']:.1f}" in line
-    (settings,) = (tmp_path / "outputs/eval").rglob("*temporal*/results.json")
-    changed = json.loads(settings.read_text())
-    changed["settings"]["weights"] = "others"
-    settings.write_text(json.dumps(changed))
-    assert run(monkeypatch, tmp_path, SCRIPT, "runs=[outputs/eval]", "examples=1") == 2
-    assert "has other weights now" in capsys.readouterr().err
+    assert any("Not drawn" in text and text.count("uniform 50%") == 1 for text in page.texts)
+    (predictions,) = (tmp_path / "outputs/eval").rglob("*temporal*/predictions.jsonl")
+    text = predictions.read_text()
+    predictions.write_text(text.replace('"shape": [3, ', '"shape": [4, '))
+    assert run_script(monkeypatch, tmp_path, "report", "runs=[outputs/eval]", "examples=1") == 2
+    assert "what was kept cannot be read from its prediction" in capsys.readouterr().err
+    predictions.write_text(text)
+    predictions.with_name("config.yaml").unlink()
+    assert run_script(monkeypatch, tmp_path, "report", f"runs=[{predictions.parent}]", "examples=1") == 2
+    assert "does not say where the videos are" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -273,14 +298,13 @@ def test_script_reports_evaluations_with_what_was_kept(monkeypatch, tmp_path, ca
         (["runs=[.]"], "has no evaluation in it"),
         (["runs=[run]", "examples=-1"], "examples is -1"),
         (["runs=[run]", "examples=0", "names=[a,b]"], "names has 2 entries"),
-        (["runs=[run]", "examples=1"], r"config\.yaml is missing"),
         (["runs=[run]", "examples=0", "output_dir=run/results.json"], "run/results.json: File exists"),
     ],
 )
 def test_mistakes_are_told_in_one_message(monkeypatch, tmp_path, capsys, arguments, message):
     if arguments[:1] == ["runs=[run]"]:
         write_run(tmp_path / "run", half(4))
-    assert run(monkeypatch, tmp_path, SCRIPT, *arguments) == 2
+    assert run_script(monkeypatch, tmp_path, "report", *arguments) == 2
     told = capsys.readouterr().err
     assert re.search(message, told), told
     assert "Traceback" not in told

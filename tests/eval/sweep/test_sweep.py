@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +12,16 @@ from matplotlib import image
 from rich.console import Console
 
 from stts.chat import load
-from stts.eval.config import EvalConfig
+from stts.data.video.config import VideoConfig
 from stts.eval.statistics import share_interval
 from stts.eval.sweep.config import SweepConfig, cell_config
 from stts.eval.sweep.cost import measure_cost
 from stts.eval.sweep.figure import draw_sweep
 from stts.eval.sweep.pareto import COSTS, Point, find_trades, frontier
-from stts.eval.sweep.sweep import print_sweep, summarize_sweep, with_unit
-from stts.eval.tasks.base import Question
+from stts.eval.sweep.results import print_sweep, summarize_sweep, with_unit
+from stts.eval.tasks.question import Question
 from stts.hosts.flops import multiply_adds
-from stts.settings.launch import CONFIG_DIR, launch
-
-SCRIPT = CONFIG_DIR.parent / "scripts" / "sweep.py"
+from tests.helpers.scripts import run_script, run_script_in_two_processes
 
 
 def point(accuracy=0.5, seconds=1.0, tokens=100.0, frames=32, ratio=0.5, policy="scorer", n=20) -> Point:
@@ -158,8 +152,8 @@ def test_cost_counts_the_windows_that_reach_the_llm(tiny_folder, clips):
     model, processor = load(str(tiny_folder), prune_ratio=0.5, policy="scorer")
     videos = sorted((clips / "videos").glob("*.mp4"))
     questions = [Question(f"q{i}", videos[i // 2], "What?", ("a", "b"), 0) for i in range(6)]
-    config = EvalConfig("painted", frames=4)
-    cost = measure_cost(model, processor, questions, config, videos=2, repeats=1)
+    video = VideoConfig(4)
+    cost = measure_cost(model, processor, questions, video, videos=2, repeats=1)
     assert cost.frames == 4
     assert cost.visual_tokens == 4 * 9 - math.floor(4 * 9 * 0.5)
     assert cost.seconds > 0
@@ -169,22 +163,8 @@ def test_cost_counts_the_windows_that_reach_the_llm(tiny_folder, clips):
     most = multiply_adds(model.config, 4, 0.5, text_tokens=text + 60, text_per_frame=0, logits=1).total
     assert least < cost.multiply_adds < most
     model.stts = model.stts.replace(prune_ratio=0.0)
-    whole = measure_cost(model, processor, questions, config, videos=1, repeats=1)
+    whole = measure_cost(model, processor, questions, video, videos=1, repeats=1)
     assert whole.visual_tokens == 36
-
-
-def run(monkeypatch, tmp_path: Path, *arguments: str) -> int:
-    """scripts/sweep.py in this process. Returns its exit status."""
-    spec = importlib.util.spec_from_file_location("sweep_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
-    try:
-        launch(script.main, "sweep")
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 @pytest.mark.slow
@@ -202,7 +182,7 @@ def test_a_sweep_is_evaluated_measured_drawn_and_resumed(monkeypatch, tmp_path, 
         "sweep.cost_videos=1",
         "sweep.cost_repeats=1",
     ]
-    assert run(monkeypatch, tmp_path, *arguments) == 0
+    assert run_script(monkeypatch, tmp_path, "sweep", *arguments) == 0
     folder = next(tmp_path.glob("outputs/sweep/*/tiny-seed0-*"))
     summary = json.loads((folder / "sweep.json").read_text())
     assert [(cell["frames"], cell["policy"]) for cell in summary["cells"]] == [
@@ -221,19 +201,16 @@ def test_a_sweep_is_evaluated_measured_drawn_and_resumed(monkeypatch, tmp_path, 
     assert (folder / "sweep.png").exists()
     assert "nothing answers better" in capsys.readouterr().out
     (folder / "f4-temporal-0.5" / "results.json").unlink()
-    assert run(monkeypatch, tmp_path, *arguments) == 0
+    assert run_script(monkeypatch, tmp_path, "sweep", *arguments) == 0
     assert (
         json.loads((folder / "sweep.json").read_text()) == summary
     )  # seconds, too: nothing is measured again
     cost = folder / "f2-none-0" / "cost.json"
     before = cost.read_text()
-    assert run(monkeypatch, tmp_path, *arguments, "sweep.cost_repeats=2") == 0
+    assert run_script(monkeypatch, tmp_path, "sweep", *arguments, "sweep.cost_repeats=2") == 0
     assert cost.read_text() != before
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, SCRIPT, *arguments, "output_dir=pair"]
-    pair = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert pair.returncode == 0, pair.stderr
-    assert pair.stdout.count("2 processes") == pair.stdout.count("written to pair/sweep.json") == 1
+    said = run_script_in_two_processes(tmp_path, 0, "sweep", *arguments, "output_dir=pair")
+    assert said.count("2 processes") == said.count("written to pair/sweep.json") == 1
     assert timeless(json.loads((tmp_path / "pair/sweep.json").read_text())) == timeless(summary)
     for results in folder.glob("*/results.json"):
         assert (tmp_path / "pair" / results.relative_to(folder)).read_bytes() == results.read_bytes()
@@ -259,7 +236,7 @@ def timeless(summary: dict) -> dict:
     ],
 )
 def test_mistakes_are_told_before_anything_is_made(monkeypatch, tmp_path, capsys, argument, message):
-    assert run(monkeypatch, tmp_path, argument) == 2
+    assert run_script(monkeypatch, tmp_path, "sweep", argument) == 2
     told = capsys.readouterr().err
     assert message in told
     assert "Traceback" not in told

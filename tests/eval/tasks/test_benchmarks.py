@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
 import json
 import logging
 import subprocess
@@ -18,17 +17,17 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import stts.eval.reading as watching
+import stts.eval.reading as reading
 from stts.data import VideoProcessor, read_video, write_video
-from stts.eval.config import EvalConfig
+from stts.data.video.config import VideoConfig
 from stts.eval.plan import folder_of, one_by_one
 from stts.eval.reading import read_clip
-from stts.eval.tasks import BenchmarkSpec
-from stts.eval.tasks.registry import load_questions, provenance, what_is_missing
+from stts.eval.tasks import BenchmarkGroup, TableBenchmark, read_benchmark
+from stts.eval.tasks.registry import edition_of, load_questions, what_is_missing
 from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
 from stts.settings.launch import CONFIG_DIR
-from stts.settings.typed import from_dict
 from tests.helpers.miniatures import MINIATURES, come_out, write_file, write_miniature
+from tests.helpers.scripts import run_script
 
 pytest.importorskip("pyarrow")
 
@@ -44,20 +43,20 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def specs() -> dict[str, BenchmarkSpec]:
+def specs() -> dict[str, TableBenchmark]:
     """The settings of all benchmarks, by name, as benchmark=all composes them."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = OmegaConf.to_container(compose("eval", ["benchmark=all"]).benchmark, resolve=True)
-    return {name: from_dict(BenchmarkSpec, value, name) for name, value in config["members"].items()}
+    return dict(read_benchmark(config).members)
 
 
-def small(spec: BenchmarkSpec, root: Path, more: dict[str, Any]) -> BenchmarkSpec:
+def small(spec: TableBenchmark, root: Path, more: dict[str, Any]) -> TableBenchmark:
     return dataclasses.replace(spec, data_root=str(root), num_questions=None, **more)
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_files_become_questions(
-    name: str, specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    name: str, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     miniature = write_miniature(name, tmp_path, clip)
     spec = small(specs[name], tmp_path, miniature.more)
@@ -69,7 +68,7 @@ def test_files_become_questions(
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_how_to_get_the_files_can_be_pasted_into_a_shell(name: str, specs: dict[str, BenchmarkSpec]) -> None:
+def test_how_to_get_the_files_can_be_pasted_into_a_shell(name: str, specs: dict[str, TableBenchmark]) -> None:
     text = what_is_missing(dataclasses.replace(specs[name], data_root="nowhere/data"))
     commands = text.split("to get them:\n")[1]
     assert "--local-dir nowhere/data" in commands or "git clone" in commands
@@ -97,7 +96,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_another_number_than_published_is_refused(
-    name: str, specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    name: str, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     miniature = write_miniature(name, tmp_path, clip)
     spec = dataclasses.replace(small(specs[name], tmp_path, miniature.more), num_questions=PUBLISHED[name])
@@ -132,7 +131,7 @@ def first_row(rows: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("name", "column"), [(name, column) for name in NEEDED for column in NEEDED[name]])
 def test_a_missing_column_is_named(
-    name: str, column: str, specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    name: str, column: str, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     miniature = write_miniature(name, tmp_path, clip)
     file, rows = next(iter(copy.deepcopy(miniature.files).items()))
@@ -191,7 +190,7 @@ def test_a_wrong_value_is_named(
     name: str,
     change: dict[str, Any],
     message: str,
-    specs: dict[str, BenchmarkSpec],
+    specs: dict[str, TableBenchmark],
     tmp_path: Path,
     clip: Path,
 ) -> None:
@@ -205,7 +204,7 @@ def test_a_wrong_value_is_named(
 
 
 def test_unanswerable_questions_are_left_out_and_named(
-    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture
+    specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     miniature = write_miniature("mlvu", tmp_path, clip)
     spec = small(specs["mlvu"], tmp_path, {})
@@ -218,7 +217,7 @@ def test_unanswerable_questions_are_left_out_and_named(
         load_questions(spec)
 
 
-def test_a_part_can_be_left_out(specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path) -> None:
+def test_a_part_can_be_left_out(specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path) -> None:
     write_miniature("mvbench", tmp_path, clip)
     (tmp_path / "json/fine_grained_pose.json").unlink()
     parts = dict(specs["mvbench"].parts)
@@ -228,12 +227,12 @@ def test_a_part_can_be_left_out(specs: dict[str, BenchmarkSpec], tmp_path: Path,
     questions = load_questions(small(specs["mvbench"], tmp_path, {"parts": parts}))
     assert len(questions) == 19
     with pytest.raises(ValueError, match=r"a key of benchmark\.parts\.x\.fields is 'begin', must be 'id'"):
-        BenchmarkSpec("own", parts={"x": {"fields": {"begin": "start"}}})
+        TableBenchmark("own", parts={"x": {"fields": {"begin": "start"}}})
     with pytest.raises(ValueError, match=r"benchmark\.annotations is '{n}\.json', part 'x' has no 'n'"):
         load_questions(small(specs["mvbench"], tmp_path, {"annotations": "{n}.json", "parts": {"x": {}}}))
 
 
-def test_groups_are_the_thirteen(specs: dict[str, BenchmarkSpec]) -> None:
+def test_groups_are_the_thirteen(specs: dict[str, TableBenchmark]) -> None:
     assert list(specs) == [*SHORT, *LONG] == list(MINIATURES)
     assert [specs[name].length for name in specs] == ["short"] * 7 + ["long"] * 6
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -244,11 +243,25 @@ def test_groups_are_the_thirteen(specs: dict[str, BenchmarkSpec]) -> None:
         assert config.members.videomme_subtitle == alone
         assert alone.fields.video == compose("eval", ["benchmark=videomme"]).benchmark.fields.video
     with pytest.raises(ValueError, match="benchmark all is a group, choose one of nextqa, "):
-        load_questions(BenchmarkSpec("all", members={"nextqa": {}, "tomato": {}}))
+        load_questions(BenchmarkGroup("all", dict.fromkeys(["nextqa", "tomato"], specs["nextqa"])))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"members": {"a": {"name": "a", "promt": "x"}}}, r"benchmark\.members\.a\.promt is not a setting"),
+        ({"members": {"a": {"name": "a"}}, "prompt": "best"}, r"benchmark\.prompt is not a setting"),
+        ({"task": "data", "data_root": "x"}, r"benchmark\.data_root is not a setting"),
+        ({"data": {"name": "synthetic"}}, r"benchmark\.data is not a setting"),
+    ],
+)
+def test_each_kind_of_benchmark_has_its_own_settings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_benchmark({"name": "own", **values})
 
 
 def test_everything_that_is_missing_is_listed(
-    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     miniature = write_miniature("longvideobench", tmp_path, clip)
     spec = small(specs["longvideobench"], tmp_path, {})
@@ -280,20 +293,20 @@ def test_folders_of_a_group() -> None:
 
 
 def test_numbers_belong_to_an_edition_of_the_files(
-    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     miniature = write_miniature("longvideobench", tmp_path, clip)
     spec = small(specs["longvideobench"], tmp_path, {})
-    before = provenance(spec)
+    before = edition_of(spec)
     assert (before["prompt"], before["subtitles"]) == ("direct", True)
     rows = copy.deepcopy(miniature.files["lvb_val.json"])
     rows[1]["correct_choice"] = 3
     write_file(tmp_path / "lvb_val.json", rows)
-    assert {key for key, value in provenance(spec).items() if value != before[key]} == {"annotations"}
+    assert {key for key, value in edition_of(spec).items() if value != before[key]} == {"annotations"}
 
 
 def test_perception_test_can_stop_before_the_answer_shows(
-    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     write_miniature("perception_test", tmp_path, clip)
     whole = small(specs["perception_test"], tmp_path, {})
@@ -301,15 +314,18 @@ def test_perception_test_can_stop_before_the_answer_shows(
     assert f"{tmp_path / 'cut_frame_mapping_valid.json'}  (column cut_frame)" in what_is_missing(cut)
     assert what_is_missing(whole) == ""
     write_file(tmp_path / "cut_frame_mapping_valid.json", {"video_9": 5, "video_8": -1})
-    asking = EvalConfig("perception_test", frames=100, max_fps=8.0)
-    shown = [len(read_clip(question, asking, 12).frames) for question in load_questions(cut)]
+    shown_frames = VideoConfig(100, max_fps=8.0)
+    shown = [len(read_clip(question, shown_frames, 12).frames) for question in load_questions(cut)]
     assert shown == [5, 12]
-    assert [len(read_clip(question, asking, 12).frames) for question in load_questions(whole)] == [12, 12]
-    assert provenance(cut)["cut"] != provenance(whole)["cut"]
+    assert [len(read_clip(question, shown_frames, 12).frames) for question in load_questions(whole)] == [
+        12,
+        12,
+    ]
+    assert edition_of(cut)["cut"] != edition_of(whole)["cut"]
 
 
 def test_nextqa_finds_videos_in_the_folders_of_vidor(
-    specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+    specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
 ) -> None:
     write_miniature("nextqa", tmp_path, clip)
     (tmp_path / "NExTVideo/0007").mkdir()
@@ -323,7 +339,7 @@ def test_nextqa_finds_videos_in_the_folders_of_vidor(
 
 class TestSubtitles:
     def test_video_mme_shows_what_is_said_around_the_frames(
-        self, specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+        self, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
     ) -> None:
         miniature = write_miniature("videomme_subtitle", tmp_path, clip)
         spec = small(specs["videomme_subtitle"], tmp_path, miniature.more)
@@ -337,7 +353,7 @@ class TestSubtitles:
         assert "/subtitle.zip -d " in str(error.value)
 
     def test_long_video_bench_has_two_layouts(
-        self, specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+        self, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
     ) -> None:
         write_miniature("longvideobench", tmp_path, clip)
         spec = small(specs["longvideobench"], tmp_path, {})
@@ -349,7 +365,7 @@ class TestSubtitles:
             assert question.text([0.0]).startswith("When the subtitle says")
 
     def test_broken_ones_are_named_before_anything_is_asked(
-        self, specs: dict[str, BenchmarkSpec], tmp_path: Path, clip: Path
+        self, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path
     ) -> None:
         write_miniature("longvideobench", tmp_path, clip)
         path = write_file(tmp_path / "subtitles/vid_2_en.json", [{"text": "no time"}])
@@ -357,17 +373,6 @@ class TestSubtitles:
         with pytest.raises(ValueError, match=f"{path}: cannot be read as subtitles: cue 0"):
             load_questions(spec)
         assert str(path) in what_is_missing(spec)
-
-
-def run_script(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int | None:
-    """The main of scripts/eval.py in this process, as launch calls it."""
-    monkeypatch.chdir(folder)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose("eval", list(overrides)), resolve=True)
-    module_spec = importlib.util.spec_from_file_location("eval_script", CONFIG_DIR.parent / "scripts/eval.py")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    return module.main(config)
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: Counter) -> None:
@@ -391,19 +396,19 @@ class TestScript:
     ) -> None:
         more = write_miniature("tomato", tmp_path / "tomato", clip).more
         single = ["benchmark=tomato", "check=true", *overrides_for("tomato", "benchmark", tmp_path, more)]
-        assert run_script(tmp_path, monkeypatch, *single) == 0
+        assert run_script(monkeypatch, tmp_path, "eval", *single) == 0
         assert capsys.readouterr().out == "benchmark tomato: nothing is missing\n"
         (tmp_path / "tomato/videos/human/9001-02.mp4").unlink()
-        assert run_script(tmp_path, monkeypatch, *single) == 2
+        assert run_script(monkeypatch, tmp_path, "eval", *single) == 2
         text = capsys.readouterr().out
         assert "videos/human/9001-02.mp4" in text
         assert "git clone https://github.com/yale-nlp/TOMATO" in text
         member = overrides_for("tomato", "benchmark.members.tomato", tmp_path, more)
-        assert run_script(tmp_path, monkeypatch, "benchmark=short", "check=true", *member) == 2
+        assert run_script(monkeypatch, tmp_path, "eval", "benchmark=short", "check=true", *member) == 2
         text = capsys.readouterr().out
         assert all(f"benchmark {name} needs files that are not there" in text for name in SHORT)
         assert "data/nextqa/MC/test-00000-of-00001.parquet" in text
-        assert run_script(tmp_path, monkeypatch, "benchmark=synthetic", "check=true") == 0
+        assert run_script(monkeypatch, tmp_path, "eval", "benchmark=synthetic", "check=true") == 0
         assert capsys.readouterr().out == "benchmark synthetic: nothing is missing\n"
         assert not (tmp_path / "outputs").exists(), "no model was made, nor a clip"
 
@@ -426,12 +431,12 @@ class TestScript:
         )
         calls = Counter()
         for owner, name in (
-            (watching, "read_video"),
+            (reading, "read_video"),
             (STTSVisionModel, "embed_patches"),
             (STTSMolmo2Model, "get_video_features"),  # of videos too short to lose anything
         ):
             count_calls(monkeypatch, owner, name, calls)
-        assert run_script(tmp_path, monkeypatch, *overrides) is None
+        assert run_script(monkeypatch, tmp_path, "eval", *overrides) == 0
         clips = {
             (name, question["video"], question.get("start"), question.get("end"))
             for name in MINIATURES
@@ -465,12 +470,13 @@ class TestScript:
         prompts.clear()
         assert (
             run_script(
-                tmp_path,
                 monkeypatch,
+                tmp_path,
+                "eval",
                 "benchmark=lvbench",
                 *overrides[1:4],
                 *overrides_for("lvbench", "benchmark", tmp_path, {}),
             )
-            is None
+            == 0
         )
         assert prompts == [], "asked alone it goes on in the same folder"

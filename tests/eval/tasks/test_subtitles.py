@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stts.data.prompts import multiple_choice_prompt
-from stts.eval.tasks import BenchmarkSpec, Question
+from stts.eval.tasks import Question, TableBenchmark
 from stts.eval.tasks.prompts import PROMPTS, prompt_text
 from stts.eval.tasks.subtitles import SubtitleError, Subtitles
 from tests.helpers.miniatures import SRT
@@ -223,5 +223,5 @@ class TestPrompt:
 
     def test_unknown_prompts_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"benchmark\.prompt is 'short', must be 'letter' or "):
-            BenchmarkSpec("own", prompt="short")
+            TableBenchmark("own", prompt="short")
         assert set(PROMPTS) == {"letter", "direct", "best", "option", "mme", "plain"}

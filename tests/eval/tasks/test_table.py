@@ -13,12 +13,19 @@ from huggingface_hub._local_folder import write_download_metadata
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stts.eval.records import Records, check_settings
-from stts.eval.tasks import BenchmarkSpec, Fields, Question
-from stts.eval.tasks.registry import LOADERS, load_questions, provenance, what_is_missing
+from stts.eval.records import Records, refuse_other_settings
+from stts.eval.tasks import (
+    Benchmark,
+    BenchmarkGroup,
+    DataBenchmark,
+    Fields,
+    Question,
+    TableBenchmark,
+    read_benchmark,
+)
+from stts.eval.tasks.registry import LOADERS, edition_of, load_questions, what_is_missing
 from stts.eval.tasks.table import missing_files
 from stts.settings.launch import CONFIG_DIR
-from stts.settings.typed import from_dict
 from tests.helpers.miniatures import MINIATURES
 
 VIDEOMME_ROW = {
@@ -36,11 +43,11 @@ VIDEOMME_ROW = {
 }
 
 
-def benchmark(name: str) -> BenchmarkSpec:
+def benchmark(name: str) -> Benchmark | BenchmarkGroup:
     """The settings of configs/benchmark/<name>.yaml, as the script gets them."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("eval", [f"benchmark={name}"])
-    return from_dict(BenchmarkSpec, OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
+    return read_benchmark(OmegaConf.to_container(config.benchmark, resolve=True))
 
 
 def touch(path: Path) -> Path:
@@ -69,20 +76,21 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 def test_every_benchmark_composes(path: Path) -> None:
     spec = benchmark(path.stem)
     assert spec.name == path.stem
-    assert spec.task in LOADERS
+    members = spec.members.values() if isinstance(spec, BenchmarkGroup) else [spec]
+    assert all(member.task in LOADERS for member in members)
 
 
 class TestVideoMME:
     """The benchmark's YAML over an invented copy of its files."""
 
     @pytest.fixture
-    def spec(self, tmp_path: Path) -> BenchmarkSpec:
+    def spec(self, tmp_path: Path) -> TableBenchmark:
         return dataclasses.replace(benchmark("videomme"), data_root=str(tmp_path), num_questions=None)
 
-    def annotate(self, spec: BenchmarkSpec, *changes: dict[str, Any]) -> None:
+    def annotate(self, spec: TableBenchmark, *changes: dict[str, Any]) -> None:
         write_rows(Path(spec.data_root, spec.annotations[0]), [VIDEOMME_ROW | change for change in changes])
 
-    def test_rows_become_questions(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+    def test_rows_become_questions(self, spec: TableBenchmark, tmp_path: Path) -> None:
         self.annotate(
             spec, {}, {"videoID": "other", "question_id": "002-1", "answer": "D", "duration": "long"}
         )
@@ -105,7 +113,7 @@ class TestVideoMME:
             "long",
         )
 
-    def test_nothing_there_says_what_where_and_how(self, spec: BenchmarkSpec) -> None:
+    def test_nothing_there_says_what_where_and_how(self, spec: TableBenchmark) -> None:
         with pytest.raises(ValueError, match="needs files that are not there") as error:
             load_questions(spec)
         text = str(error.value)
@@ -115,7 +123,7 @@ class TestVideoMME:
         assert f"hf download {at} --local-dir {spec.data_root}" in text
         assert "benchmark.data_root=" in text
 
-    def test_missing_videos_are_named(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+    def test_missing_videos_are_named(self, spec: TableBenchmark, tmp_path: Path) -> None:
         names = [f"video{i}" for i in range(8)]
         self.annotate(spec, *({"videoID": name, "question_id": name} for name in names))
         touch(tmp_path / "data/video0.mp4")
@@ -129,7 +137,7 @@ class TestVideoMME:
         with pytest.raises(ValueError, match="and 3 more of 8 videos"):
             load_questions(spec, allow_missing=True)
 
-    def test_another_number_of_rows_is_refused(self, spec: BenchmarkSpec) -> None:
+    def test_another_number_of_rows_is_refused(self, spec: TableBenchmark) -> None:
         self.annotate(spec, {}, {"question_id": "2"})
         with pytest.raises(
             ValueError, match=r"has 2 questions, must have 2700 .*benchmark\.num_questions=null"
@@ -152,18 +160,18 @@ class TestVideoMME:
             ({"question_id": "1"}, "two questions have the id '1'"),
         ],
     )
-    def test_broken_rows_are_named(self, spec: BenchmarkSpec, change: dict[str, Any], message: str) -> None:
+    def test_broken_rows_are_named(self, spec: TableBenchmark, change: dict[str, Any], message: str) -> None:
         self.annotate(spec, {"question_id": "1"}, {"question_id": "2"} | change)
         with pytest.raises(ValueError, match=message):
             load_questions(spec)
 
-    def test_a_missing_column_is_named(self, spec: BenchmarkSpec) -> None:
+    def test_a_missing_column_is_named(self, spec: TableBenchmark) -> None:
         rows = [{key: value for key, value in VIDEOMME_ROW.items() if key != "task_type"}]
         path = write_rows(Path(spec.data_root, spec.annotations[0]), rows)
         with pytest.raises(ValueError, match=f"{path}: row 0 has no column 'task_type', it has: .*duration"):
             load_questions(spec)
 
-    def test_a_file_that_is_no_parquet_is_named(self, spec: BenchmarkSpec) -> None:
+    def test_a_file_that_is_no_parquet_is_named(self, spec: TableBenchmark) -> None:
         pytest.importorskip("pyarrow")
         path = Path(spec.data_root, spec.annotations[0])
         touch(path).write_bytes(b"<html>not found</html>")
@@ -171,7 +179,7 @@ class TestVideoMME:
             load_questions(spec)
 
     def test_without_pyarrow_the_error_says_how_to_get_it(
-        self, spec: BenchmarkSpec, monkeypatch: pytest.MonkeyPatch
+        self, spec: TableBenchmark, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         touch(Path(spec.data_root, spec.annotations[0]))
         monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -189,7 +197,7 @@ class TestTable:
         touch(tmp_path / "v.mp4")
         fields = {"video": "v.mp4"} | fields
         return load_questions(
-            BenchmarkSpec("own", "table", str(tmp_path), f"rows.{suffix}", fields=Fields(**fields))
+            TableBenchmark("own", "table", str(tmp_path), f"rows.{suffix}", fields=Fields(**fields))
         )
 
     @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
@@ -252,20 +260,20 @@ class TestTable:
         (tmp_path / "rows.json").write_text(text)
         with pytest.raises(ValueError, match=r"rows\.json"):
             load_questions(
-                BenchmarkSpec("own", "table", str(tmp_path), "rows.json", fields=Fields(video="v.mp4"))
+                TableBenchmark("own", "table", str(tmp_path), "rows.json", fields=Fields(video="v.mp4"))
             )
 
     def test_settings_that_are_missing_or_unknown(self) -> None:
         with pytest.raises(ValueError, match=r"benchmark\.annotations is not set"):
-            load_questions(BenchmarkSpec("own", fields=Fields(video="v.mp4")))
+            load_questions(TableBenchmark("own", fields=Fields(video="v.mp4")))
         with pytest.raises(ValueError, match=r"benchmark\.fields\.video is not set"):
-            load_questions(BenchmarkSpec("own", annotations="rows.json"))
+            load_questions(TableBenchmark("own", annotations="rows.json"))
         with pytest.raises(ValueError, match=r"benchmark\.task is 'tabel', must be one of data, table"):
-            load_questions(BenchmarkSpec("own", "tabel"))
+            load_questions(TableBenchmark("own", "tabel"))
         with pytest.raises(ValueError, match=r"benchmark\.fields\.answer_kind is 'number'"):
             Fields(answer_kind="number")
         with pytest.raises(ValueError, match=r"benchmark\.fields\.vidoe .*benchmark\.fields\.video"):
-            from_dict(BenchmarkSpec, {"name": "own", "fields": {"vidoe": "v.mp4"}}, "benchmark")
+            read_benchmark({"name": "own", "fields": {"vidoe": "v.mp4"}})
 
 
 class TestData:
@@ -280,10 +288,10 @@ class TestData:
         "category": "c",
     }
 
-    def spec(self, tmp_path: Path, **settings: Any) -> BenchmarkSpec:
+    def spec(self, tmp_path: Path, **settings: Any) -> DataBenchmark:
         write_rows(tmp_path / "train.jsonl", [self.ROW])
         data = {"name": "jsonl", "annotations": str(tmp_path / "train.jsonl")} | settings
-        return BenchmarkSpec("own", "data", data=data)
+        return DataBenchmark("own", data=data)
 
     def test_test_rows_become_questions(self, tmp_path: Path) -> None:
         evidence = {"start": 1.0, "end": 2.0, "box": [0, 0, 0.5, 0.5]}
@@ -319,7 +327,7 @@ class TestLookup:
     """Columns that stand in another file."""
 
     @pytest.fixture
-    def spec(self, tmp_path: Path) -> BenchmarkSpec:
+    def spec(self, tmp_path: Path) -> TableBenchmark:
         row = {"video": "v", "question": "Q?", "options": ["x", "y"], "answer": "A"}
         write_rows(tmp_path / "rows.jsonl", [row, row | {"video": "w"}, row | {"video": "u"}])
         write_rows(tmp_path / "cuts.json", {"v": 30, "w": -1})
@@ -327,24 +335,24 @@ class TestLookup:
             touch(tmp_path / f"{name}.mp4")
         cut = {"cut": {"file": "cuts.json", "key": "{video}"}}
         fields = Fields(video="{video}.mp4", end_frame="cut")
-        return BenchmarkSpec("own", "table", str(tmp_path), "rows.jsonl", fields=fields, lookup=cut)
+        return TableBenchmark("own", "table", str(tmp_path), "rows.jsonl", fields=fields, lookup=cut)
 
-    def test_a_frame_to_stop_before(self, spec: BenchmarkSpec) -> None:
+    def test_a_frame_to_stop_before(self, spec: TableBenchmark) -> None:
         assert [question.end_frame for question in load_questions(spec)] == [30, None, None]
-        assert provenance(spec)["cut"]
-        before = provenance(spec)
+        assert edition_of(spec)["cut"]
+        before = edition_of(spec)
         write_rows(Path(spec.data_root, "cuts.json"), {"v": 31})
-        assert provenance(spec)["annotations"] != before["annotations"]
+        assert edition_of(spec)["annotations"] != before["annotations"]
 
-    def test_a_file_that_no_field_is_about_is_not_needed(self, spec: BenchmarkSpec) -> None:
+    def test_a_file_that_no_field_is_about_is_not_needed(self, spec: TableBenchmark) -> None:
         Path(spec.data_root, "cuts.json").unlink()
         with pytest.raises(ValueError, match=r"cuts\.json  \(column cut\)"):
             load_questions(spec)
         without = dataclasses.replace(spec, fields=Fields(video="{video}.mp4"))
         assert [question.end_frame for question in load_questions(without)] == [None] * 3
-        assert not provenance(without)["cut"]
+        assert not edition_of(without)["cut"]
 
-    def test_a_part_of_a_path(self, spec: BenchmarkSpec) -> None:
+    def test_a_part_of_a_path(self, spec: TableBenchmark) -> None:
         write_rows(Path(spec.data_root, "folders.json"), {"v": "0007/v", "w": "w", "u": "u"})
         lookup = {"place": {"file": "folders.json", "key": "{video}"}}
         moved = dataclasses.replace(spec, fields=Fields(video="{place}.mp4"), lookup=lookup)
@@ -359,7 +367,7 @@ class TestLookup:
             ('{"v": 30.5}', "cut is 30.5, must be the number of a frame"),
         ],
     )
-    def test_broken_files_are_named(self, spec: BenchmarkSpec, content: str, message: str) -> None:
+    def test_broken_files_are_named(self, spec: TableBenchmark, content: str, message: str) -> None:
         Path(spec.data_root, "cuts.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             load_questions(spec)
@@ -368,7 +376,7 @@ class TestLookup:
         with pytest.raises(
             ValueError, match=r"benchmark\.lookup\.cut has \['file'\], must have file and key"
         ):
-            BenchmarkSpec("own", lookup={"cut": {"file": "x.json"}})
+            TableBenchmark("own", lookup={"cut": {"file": "x.json"}})
 
     def test_perception_test_and_nextqa_know_theirs(self, tmp_path: Path) -> None:
         spec = dataclasses.replace(benchmark("perception_test"), data_root=str(tmp_path))
@@ -386,7 +394,7 @@ class TestHub:
     COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 
     @pytest.fixture
-    def spec(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkSpec:
+    def spec(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TableBenchmark:
         self.asked: list[dict[str, Any]] = []
 
         def download(repo: str, name: str, **options: Any) -> str:
@@ -400,20 +408,20 @@ class TestHub:
         monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
         touch(tmp_path / "v.mp4")
         fields = Fields(video="v.mp4")
-        return BenchmarkSpec("own", "table", str(tmp_path), "a/rows.jsonl", repo="me/own", fields=fields)
+        return TableBenchmark("own", "table", str(tmp_path), "a/rows.jsonl", repo="me/own", fields=fields)
 
     @staticmethod
     def write(root: Path, name: str) -> Path:
         return write_rows(Path(root, name), [{"question": "Q?", "options": ["x", "y"], "answer": "A"}])
 
-    def test_a_pinned_commit_is_fetched_once(self, spec: BenchmarkSpec) -> None:
+    def test_a_pinned_commit_is_fetched_once(self, spec: TableBenchmark) -> None:
         pinned = dataclasses.replace(spec, revision=self.COMMIT)
         assert len(load_questions(pinned)) == len(load_questions(pinned)) == 1
         expected = {"repo": "me/own", "name": "a/rows.jsonl", "repo_type": "dataset", "revision": self.COMMIT}
         assert self.asked == [expected | {"local_dir": Path(spec.data_root)}]
-        assert (provenance(pinned)["repo"], provenance(pinned)["revision"]) == ("me/own", self.COMMIT)
+        assert (edition_of(pinned)["repo"], edition_of(pinned)["revision"]) == ("me/own", self.COMMIT)
 
-    def test_without_a_commit_nothing_is(self, spec: BenchmarkSpec) -> None:
+    def test_without_a_commit_nothing_is(self, spec: TableBenchmark) -> None:
         spec = dataclasses.replace(spec, how_to_get="hf download {at} --local-dir {data_root}")
         with pytest.raises(ValueError, match="needs files that are not there") as error:
             load_questions(spec)
@@ -422,52 +430,52 @@ class TestHub:
         assert f"hf download me/own --repo-type dataset --revision {self.COMMIT} " in what_is_missing(pinned)
         assert self.asked == [], "nor to say what is missing"
 
-    def test_what_the_hub_does_not_give_is_named(self, spec: BenchmarkSpec) -> None:
+    def test_what_the_hub_does_not_give_is_named(self, spec: TableBenchmark) -> None:
         gone = dataclasses.replace(spec, repo="me/gone", revision=self.COMMIT)
         message = f"a/rows.jsonl cannot be fetched from me/gone at {self.COMMIT}: no such repository\n"
         with pytest.raises(ValueError, match=f"{message}benchmark own needs files") as error:
             load_questions(gone)
         assert f"{spec.data_root}/v.mp4  (videos)" in str(error.value)
 
-    def test_results_name_the_commit_that_files_really_are_of(self, spec: BenchmarkSpec) -> None:
+    def test_results_name_the_commit_that_files_really_are_of(self, spec: TableBenchmark) -> None:
         """Of files that were there before, as `hf download` notes it beside them; None where nothing does."""
         path = self.write(Path(spec.data_root), "a/rows.jsonl")
         pinned = dataclasses.replace(spec, revision=self.COMMIT)
-        assert provenance(pinned)["revision"] is None, "put there by hand: nobody knows"
+        assert edition_of(pinned)["revision"] is None, "put there by hand: nobody knows"
         write_download_metadata(Path(spec.data_root), "a/rows.jsonl", self.OTHER, "etag")
-        assert provenance(spec)["revision"] == self.OTHER
+        assert edition_of(spec)["revision"] == self.OTHER
         message = f"{path} was downloaded at commit {self.OTHER}, benchmark.revision is {self.COMMIT}: remove"
         with pytest.raises(ValueError, match=re.escape(message)):
             load_questions(pinned)
         later = path.stat().st_mtime + 60
         os.utime(path, (later, later))
-        assert provenance(spec)["revision"] is None, "changed since"
+        assert edition_of(spec)["revision"] is None, "changed since"
         note = Path(spec.data_root, ".cache/huggingface/download/a/rows.jsonl.metadata")
         note.write_text("no note\n")
-        assert provenance(pinned)["revision"] is None
+        assert edition_of(pinned)["revision"] is None
         assert len(load_questions(pinned)) == 1
         assert self.asked == []
 
-    def test_a_run_goes_on_with_the_same_commit_only(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+    def test_a_run_goes_on_with_the_same_commit_only(self, spec: TableBenchmark, tmp_path: Path) -> None:
         self.write(Path(spec.data_root), "a/rows.jsonl")
         write_download_metadata(Path(spec.data_root), "a/rows.jsonl", self.COMMIT, "etag")
-        Records(tmp_path / "out", provenance(spec)).append([{"id": "0"}])
-        check_settings(tmp_path / "out", provenance(spec))
+        Records(tmp_path / "out", edition_of(spec)).append([{"id": "0"}])
+        refuse_other_settings(tmp_path / "out", edition_of(spec))
         write_download_metadata(Path(spec.data_root), "a/rows.jsonl", self.OTHER, "etag")
         message = f"revision is '{self.COMMIT}' there and '{self.OTHER}' now; choose another output_dir"
         with pytest.raises(ValueError, match=message):
-            check_settings(tmp_path / "out", provenance(spec))
+            refuse_other_settings(tmp_path / "out", edition_of(spec))
 
-    def test_files_of_several_commits_are_of_none(self, spec: BenchmarkSpec) -> None:
+    def test_files_of_several_commits_are_of_none(self, spec: TableBenchmark) -> None:
         spec = dataclasses.replace(spec, annotations=("a.jsonl", "b.jsonl"))
         for name, commit in zip(spec.annotations, (self.COMMIT, self.OTHER), strict=True):
             self.write(Path(spec.data_root), name)
             write_download_metadata(Path(spec.data_root), name, commit, "etag")
-        assert provenance(spec)["revision"] is None
+        assert edition_of(spec)["revision"] is None
         write_download_metadata(Path(spec.data_root), "b.jsonl", self.COMMIT, "etag")
-        assert provenance(spec)["revision"] == self.COMMIT
+        assert edition_of(spec)["revision"] == self.COMMIT
 
-    def test_a_snapshot_of_the_cache_tells_its_commit(self, spec: BenchmarkSpec, tmp_path: Path) -> None:
+    def test_a_snapshot_of_the_cache_tells_its_commit(self, spec: TableBenchmark, tmp_path: Path) -> None:
         snapshot = tmp_path / "hub/datasets--me--own/snapshots" / self.COMMIT
         blob = self.write(tmp_path / "hub/datasets--me--own/blobs", "1")
         (snapshot / "a").mkdir(parents=True)
@@ -475,14 +483,14 @@ class TestHub:
         (tmp_path / "link").symlink_to(snapshot)
         for root in (snapshot, tmp_path / "link"):
             cached = dataclasses.replace(spec, data_root=str(root))
-            assert provenance(cached)["revision"] == self.COMMIT
+            assert edition_of(cached)["revision"] == self.COMMIT
         with pytest.raises(ValueError, match=f"downloaded at commit {self.COMMIT}"):
             load_questions(dataclasses.replace(cached, revision=self.OTHER))
 
     @pytest.mark.parametrize("revision", ["main", "v1.0", "0123456", ""])
     def test_what_may_move_is_no_revision(self, revision: str) -> None:
         with pytest.raises(ValueError, match=r"benchmark\.revision is .*, must be a commit, 40 hexadecimal"):
-            BenchmarkSpec("own", revision=revision)
+            TableBenchmark("own", revision=revision)
 
     @pytest.mark.parametrize("name", [name for name in MINIATURES if name != "tomato"])
     def test_the_benchmarks_are_pinned(self, name: str) -> None:
@@ -492,5 +500,5 @@ class TestHub:
         )
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose("eval", [f"benchmark={name}", f"benchmark.revision={self.OTHER}"])
-        spec = from_dict(BenchmarkSpec, OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
+        spec = read_benchmark(OmegaConf.to_container(config.benchmark, resolve=True))
         assert spec.revision == self.OTHER

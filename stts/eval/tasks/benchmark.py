@@ -1,4 +1,4 @@
-"""What every benchmark becomes, a list of questions, and what its YAML says, as dataclasses."""
+"""What the YAML of a benchmark says, as dataclasses: a table of questions, data of this library, or a group."""
 
 from __future__ import annotations
 
@@ -6,82 +6,13 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ...data.prompts import LETTERS, check_text
-from .prompts import PROMPTS, prompt_text
-from .subtitles import Subtitles
+from ...settings.typed import expect_keys, from_dict
+from .prompts import PROMPTS
 
 ANSWER_KINDS = ("letter", "index", "text")
 LENGTHS = ("", "short", "long")
-
-
-@dataclass(frozen=True)
-class Question:
-    """One multiple-choice question about one video.
-
-    Raises ValueError, naming the question, when the answer is not one of the options.
-    """
-
-    id: str
-    """Unique within the benchmark and the same in every run."""
-    video: Path
-    question: str
-    """Without options and without instructions."""
-    options: tuple[str, ...]
-    """Without letters, in the order shown."""
-    answer: int
-    """Index of the right option."""
-    category: str = ""
-    """The label that results are first reported by. Empty: none."""
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Further ways to report: kind of label -> the labels of this question, one or several."""
-    start: float | None = None
-    end: float | None = None
-    """The part of the video that is shown, in seconds of the file. None: from its beginning, to its end. What lies
-    past the end of the file is not missed: annotations are often rounded, or made for another copy."""
-    end_frame: int | None = None
-    """Only frames before this one are shown, counted in the file from 0. None: none is held back."""
-    frame_fps: float | None = None
-    """The video is a folder of images, so many a second (data/frame_folder.py). None: it is a file."""
-    evidence: tuple[Mapping[str, Any], ...] = ()
-    """Where the answer can be seen, if known: {"start", "end", "box"}, as stts.data.evidence takes them."""
-    prompt: str = "letter"
-    """How it is put to the model, a name in PROMPTS."""
-    subtitles: Subtitles | None = None
-    """Shown to the model beside the frames. None: the benchmark is asked without."""
-    root: Path | None = field(default=None, compare=False)
-    """Folder of the data, from which records name the video. None: they name it as it is."""
-
-    def __post_init__(self) -> None:
-        if not self.question.strip():
-            raise ValueError(f"question {self.id!r} is empty")
-        for text in (self.id, self.question, *self.options, self.category, str(self.video)):
-            check_text(text, f"question {self.id!r}: a text")
-        if not all(option.strip() for option in self.options):
-            raise ValueError(f"question {self.id!r} has options {list(self.options)}, one is empty")
-        if not 2 <= len(self.options) <= len(LETTERS):
-            raise ValueError(
-                f"question {self.id!r} has {len(self.options)} options, must have 2 to {len(LETTERS)}"
-            )
-        if not 0 <= self.answer < len(self.options):
-            raise ValueError(
-                f"question {self.id!r} has answer {self.answer}, must be 0 to {len(self.options) - 1}"
-            )
-
-    @property
-    def clip(self) -> tuple[Path, float | None, float | None, int | None, float | None]:
-        """What is shown: questions that have the same can share all work on it."""
-        return self.video, self.start, self.end, self.end_frame, self.frame_fps
-
-    def video_is_there(self) -> bool:
-        return self.video.is_file() if self.frame_fps is None else self.video.is_dir()
-
-    def text(self, times: Iterable[float]) -> str:
-        """What the user says about a video whose frames are shown at these seconds of it."""
-        context = self.subtitles.shown(times) if self.subtitles else ""
-        return prompt_text(self.question, self.options, self.prompt, context)
 
 
 @dataclass(frozen=True)
@@ -136,12 +67,12 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class BenchmarkSpec:
-    """A benchmark as configs/benchmark/<name>.yaml describes it."""
+class TableBenchmark:
+    """Files of questions beside a folder of videos, as configs/benchmark/<name>.yaml describes them."""
 
     name: str
     task: str = "table"
-    """The loader: a name in stts.eval.tasks.registry.LOADERS."""
+    """How rows are read: "table", or the name of a parse function in stts.eval.tasks.registry.LOADERS."""
     data_root: str = ""
     """Folder that holds annotations and videos."""
     annotations: str | tuple[str, ...] = ()
@@ -171,10 +102,6 @@ class BenchmarkSpec:
     how_to_get: str = ""
     """Commands that fetch the files, shown when some are missing; {data_root} is filled in, and {at}: repo at its
     revision, as hf download takes it."""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of a data set of this library, where its test questions are the benchmark."""
-    members: Mapping[str, Any] = field(default_factory=dict)
-    """The benchmarks of a group, by name, each as its own YAML describes it. Empty: this is one benchmark."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "annotations", _several(self.annotations))
@@ -194,6 +121,51 @@ class BenchmarkSpec:
                 _check_choice(f"a key of benchmark.parts.{part}.fields", name, names)
 
 
+@dataclass(frozen=True)
+class DataBenchmark:
+    """The test questions of a data set of this library: of generated clips, or of a JSONL file of one's own."""
+
+    name: str
+    task: str = "data"
+    """Tells this kind of benchmark from the others."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the data set, as stts.data.DataSpec takes them."""
+    length: str = ""
+    """As of a TableBenchmark."""
+
+    def __post_init__(self) -> None:
+        _check_choice("benchmark.length", self.length, LENGTHS)
+
+
+Benchmark = TableBenchmark | DataBenchmark
+"""What has questions of its own."""
+
+
+@dataclass(frozen=True)
+class BenchmarkGroup:
+    """Benchmarks that are asked one after the other, and the means over them."""
+
+    name: str
+    members: Mapping[str, Benchmark]
+    """By name."""
+
+
+def read_benchmark(values: Mapping[str, Any]) -> Benchmark | BenchmarkGroup:
+    """What the config group `benchmark` says. Raises ValueError naming a key that is unknown or has a wrong value."""
+    if not isinstance(values, Mapping) or not values.get("members"):
+        return _read_single(values, "benchmark")
+    expect_keys(values, ("name", "members"), "benchmark")
+    members = {
+        name: _read_single(member, f"benchmark.members.{name}") for name, member in values["members"].items()
+    }
+    return BenchmarkGroup(values["name"], members)
+
+
+def _read_single(values: Any, where: str) -> Benchmark:
+    kind = DataBenchmark if isinstance(values, Mapping) and values.get("task") == "data" else TableBenchmark
+    return from_dict(kind, values, where)
+
+
 def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{key} is {value!r}, must be {' or '.join(map(repr, choices))}")
@@ -201,14 +173,3 @@ def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
 
 def _several(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def check_unique_ids(questions: Sequence[Question]) -> None:
-    """Raises ValueError, naming the id, when two questions share one."""
-    seen: set[str] = set()
-    for question in questions:
-        if question.id in seen:
-            raise ValueError(
-                f"two questions have the id {question.id!r}, ids must be unique within a benchmark"
-            )
-        seen.add(question.id)

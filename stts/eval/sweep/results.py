@@ -1,4 +1,4 @@
-"""Test-time scaling: one checkpoint asked at several frame counts and prune ratios, for what accuracy costs."""
+"""What a sweep found: its cells with what they cost, where nothing is better, written and printed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..plan import Run
+from ..plan import EvalRun
 from ..records import read_predictions, write_json
-from ..tasks.base import Question
+from ..tasks.question import Question
 from .config import SweepConfig
 from .pareto import COSTS, Point, Trade, find_trades, frontier_by
 
@@ -44,7 +44,7 @@ def make_point(
 def finish_sweep(
     folder: Path,
     cells: Sequence[Mapping[str, Any]],
-    runs: Sequence[Run],
+    runs: Sequence[EvalRun],
     costs: Sequence[Mapping[str, Any]],
     sweep: SweepConfig,
     about: Mapping[str, Any],
