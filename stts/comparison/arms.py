@@ -28,6 +28,7 @@ from ..eval.tasks.base import Question
 from ..hosts.folders import ModelSpec, find_folder
 from ..hosts.load import default_device, load_model
 from ..pruning.config import STTSConfig
+from ..rules import without_gone
 from ..train.config import LearningRates, TrainConfig
 from ..train.loop import train
 from ..viz.curves import draw_curves
@@ -110,6 +111,7 @@ def run_arm(
     done = folder / "arm.json"
     if done.is_file():
         found = json.loads(done.read_text())
+        found["settings"]["arm"]["stts"] = without_gone(found["settings"]["arm"]["stts"], "stts")
         if found["settings"] != settings:
             raise ValueError(f"{folder} holds results of other settings: choose another output_dir")
         return found["results"]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..rules import without_gone
+
 POLICIES = {
     "none": "nowhere",
     "scorer": "vit",
@@ -50,9 +52,6 @@ class STTSConfig:
     code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
     detach_targets: bool = False
     """Keep the auxiliary loss from reaching the ViT through its targets (the published code lets it)."""
-    center_targets: bool = False
-    """Take a video's mean window out of its windows before they are compared for the auxiliary loss, so that what
-    all windows share cannot make every target small (stts.pruning.losses.novelty)."""
     score_noise: float = 0.0
     """Exploration while training: how much Gumbel noise is added to the logits of the scores before the windows are
     ranked. At 1 the kept windows are drawn without replacement, odds in proportion to s / (1 - s); 0: none."""
@@ -135,9 +134,10 @@ class STTSConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> STTSConfig:
-        """Inverse of to_dict. Raises ValueError naming keys this version does not know."""
+        """Inverse of to_dict, an earlier version's included. Raises ValueError naming keys that are not known."""
         if not isinstance(values, dict):
             raise ValueError(f"STTS settings are {values!r}, must be a group of settings")
+        values = without_gone(values, "stts")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(map(str, values)) - known):
             raise ValueError(f"unknown STTS setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
