@@ -13,6 +13,8 @@ import pytest
 import stts
 from stts import STTSConfig
 from stts.rules import above, at_least, between, check_rules, one_of, or_null, refuse_gone, without_gone
+from stts.settings.typed import from_dict
+from stts.train.config import TrainConfig
 from stts.train.run_folder import check_output_dir, write_settings
 
 
@@ -95,3 +97,13 @@ def test_a_run_of_an_earlier_version_goes_on_or_says_what_is_gone(tmp_path: Path
     write_settings(tmp_path, {"stts": {"pool_width": 3, "center_targets": True}})
     with pytest.raises(ValueError, match=r"stts\.center_targets is True, but there is no such setting"):
         check_output_dir(tmp_path, {"stts": {"pool_width": 3}})
+
+
+def test_a_value_of_another_type_is_told_the_names_there_are():
+    """YAML makes a truth value of no, which from_dict cannot take back."""
+    with pytest.raises(ValueError, match=r"^mode is 3, must be a or b$"):
+        from_dict(Made, {"mode": 3})
+    with pytest.raises(
+        ValueError, match=r"^train\.mixed_precision is False, must be auto, bf16 or no, in quotes$"
+    ):
+        from_dict(TrainConfig, {"mixed_precision": False}, "train")

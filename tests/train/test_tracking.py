@@ -223,7 +223,7 @@ def test_wandb_is_imported_only_when_asked_for_and_takes_rows_pictures_and_table
     )
     code = (
         "import sys; from pathlib import Path; from stts.train.tracking import Tracker; import numpy as np; "
-        "from stts.train.run_config import WandbConfig; from stts.viz.figure import draw_kept\n"
+        "from stts.train.run_config import WandbConfig; from stts.viz.overlay import draw_kept\n"
         "with Tracker(Path(sys.argv[1]), 1): pass\n"
         "assert 'wandb' not in sys.modules\n"
         "frames, keep = np.zeros((2, 6, 6, 3), 'uint8'), np.ones((2, 2, 2), bool)\n"
@@ -247,19 +247,20 @@ def test_online_without_a_key_is_refused_before_anything_starts(tmp_path, monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(ValueError, match=r"no API key .* WANDB_API_KEY .* wandb\.mode=offline"):
-        WandbConfig(mode="online")
+        WandbConfig(mode="online").check_ready()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert WandbConfig(mode="online").mode == "online"
+    WandbConfig(mode="online").check_ready()
     (tmp_path / "netrc").write_text("machine elsewhere login user password secret\n")
     with pytest.raises(ValueError, match="no API key"):
-        WandbConfig(mode="online")
+        WandbConfig(mode="online").check_ready()
     (tmp_path / "netrc").write_text("nonsense\n")
     with pytest.raises(ValueError, match="cannot read"):
-        WandbConfig(mode="online")
+        WandbConfig(mode="online").check_ready()
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert WandbConfig(mode="online").mode == "online"
+    WandbConfig(mode="online").check_ready()
     with pytest.raises(ValueError, match=r"wandb\.mode is 'on'"):
         WandbConfig(mode="on")
+    WandbConfig(mode="offline").check_ready()
 
 
 def test_a_scorer_in_trouble_is_announced_once(tmp_path, capsys):
