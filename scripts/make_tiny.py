@@ -16,7 +16,7 @@ from stts.settings.typed import from_dict
 
 def main(config: dict[str, Any]) -> None:
     """Train through the curriculum, score the result on held-out clips; put the tiny model into the package."""
-    from stts.curriculum.card import install, score
+    from stts.curriculum.card import install_tiny, score_on_test
     from stts.curriculum.stages import Curriculum, run_curriculum
     from stts.data.synthetic.spec import SyntheticSpec
 
@@ -29,9 +29,9 @@ def main(config: dict[str, Any]) -> None:
     output_dir = Path(config["output_dir"])
     folder = run_curriculum(curriculum, output_dir, lambda text: print(text, flush=True))
     spec = SyntheticSpec(**config["data"])
-    results = score(folder, output_dir / "data", spec, output_dir / "scores")
+    results = score_on_test(folder, output_dir / "data", spec, output_dir / "scores")
     if config["install"]:
-        print(f"installed in {install(folder, results, curriculum.seed)}")
+        print(f"installed in {install_tiny(folder, results, curriculum.seed)}")
         suggest("train")
     else:
         print(f"the model is in {folder}")

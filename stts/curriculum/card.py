@@ -61,7 +61,7 @@ Apache-2.0, like the code that made it.
 """
 
 
-def score(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> dict[str, Any]:
+def score_on_test(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> dict[str, Any]:
     """Ask the model in folder the test questions of data, which was generated with spec.
 
     Returns what stts.eval.runner.evaluate does, with a "prior" in each category.
@@ -94,7 +94,7 @@ def _with_priors(
 
 
 def write_card(folder: Path, results: Mapping[str, Any], seed: int) -> None:
-    """Write README.md beside the weights. results: as `score` returns them."""
+    """Write README.md beside the weights. results: as `score_on_test` returns them."""
     parts = results["by_category"]
     prior = sum(part["prior"] * part["n"] for part in parts.values()) / results["n"]
     whole = {"n": results["n"], "accuracy": results["accuracy"], "prior": prior}
@@ -106,7 +106,7 @@ def write_card(folder: Path, results: Mapping[str, Any], seed: int) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def install(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
+def install_tiny(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
     """Copy a made model into the package, with its card; returns where it is now."""
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

@@ -128,7 +128,7 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
             processor = VideoProcessor.from_pretrained(start)
             scenes = scenes or load_scenes(data / "train.jsonl", processor)
             torch.manual_seed(config.seed)
-            run = Run(model, processor, scenes, stage, np.random.default_rng((config.seed, number)), say)
+            run = StageRun(model, processor, scenes, stage, np.random.default_rng((config.seed, number)), say)
             run.train(run.align_loss if number == 0 else run.answer_loss)
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
@@ -138,7 +138,7 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
     return last
 
 
-class Run:
+class StageRun:
     """A model in one stage, on the device where it is; clips and labels stay on the host until they are needed."""
 
     def __init__(
@@ -179,7 +179,11 @@ class Run:
                 reported = []
 
     def align_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Frames with an event, and a few others: do windows lie near their words?"""
+        """Each window of some frames should lie near the words for what it shows.
+
+        Of batch_size frames with an event and a sixth as many of any kind. Returns the loss, and it with its parts to
+        report: () each.
+        """
         size = self.stage.train.batch_size
         picked = [self._event_frame() for _ in range(size)] + [self._any_frame() for _ in range(size // 6)]
         patches = torch.stack([scene.patches[frame] for scene, frame in picked])
@@ -210,7 +214,10 @@ class Run:
         return self.model.get_input_embeddings().weight[ids.to(self.device)]
 
     def answer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Conversations about some clips: answers, and what else the stage asks for."""
+        """The loss of conversations about batch_size clips, and what to report: () each.
+
+        It is that of the answers, plus _time_loss and _name_loss where the stage gives them a weight.
+        """
         numbers = self.rng.integers(0, len(self.scenes), self.stage.train.batch_size)
         scenes = [self.scenes[number] for number in numbers]
         batch = self.collate([self.conversation(s, self.rng, self.stage.direct_share) for s in scenes])
@@ -233,7 +240,11 @@ class Run:
         return loss, report
 
     def _time_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-        """Visual tokens point at their third of the clip, and at both digits of their time alike."""
+        """Each visual token should lie near the words for its time: its third of the clip, and its two digits.
+
+        hidden: (B, L, D), states of an LLM layer; batch: the collator's; scenes: B of them, all of the same number of
+        frames and windows. Returns the loss and the share of tokens whose nearest third is the right one, () each.
+        """
         is_visual = batch["input_ids"] == self.model.config.image_patch_id
         visual = hidden[is_visual.to(self.device)]  # (B*T*W, D)
         digits = self.words(self.ids.digits)
@@ -245,6 +256,11 @@ class Run:
         return sum(loss for loss, _ in parts), parts[0][1]
 
     def _name_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+        """Each token of the text that names an event should lie near the other words that are true of that event.
+
+        hidden: (B, L, D), states of an LLM layer; batch: the collator's; scenes: B of them. Returns the loss and the
+        share of names whose nearest words are the right ones, () each.
+        """
         rows = zip(batch["input_ids"], scenes, strict=True)
         labels = [name_labels(row, scene.events, len(scene.timestamps), self.ids) for row, scene in rows]
         parts = []

@@ -14,7 +14,7 @@ from ..files.lock import only_run
 from ..processes import join_processes
 from .checkpoint import read_progress
 from .config import LearningRates, TrainConfig, WandbConfig
-from .prepare import describe
+from .prepare import describe_training
 from .run_folder import (
     check_output_dir,
     is_finished,
@@ -84,7 +84,7 @@ def _run(
     tracker = Tracker(output_dir, config.max_steps, done, wandb, settings, trainer.is_main)
     with tracker, StopSignals() as signals, closing(batches):
         tracker.say(f"{'resuming after' if done else 'starting at'} step {done} of {config.max_steps}")
-        for line in describe(trainer.plain_model, trainer.accelerator, trainer.bf16):
+        for line in describe_training(trainer.plain_model, trainer.accelerator, trainer.bf16):
             tracker.say(line)
         for step in range(done + 1, config.max_steps + 1):
             trainer.step(trainer.next_batches(batches))

@@ -30,14 +30,13 @@ from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec, data_sums, feed_row, log
 from ..data.feed.order import Place, deal_again
 from ..processes import join_processes
 from ..viz.overlay import draw_batch
-from .checkpoint import Progress, clean_up, load_checkpoint, resume, save_checkpoint
+from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
 from .metrics import Churn, add_up, count, measure, metrics_row, read_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
 from .prepare import prepare, refuse_damaged_weights
-from .rng import rng_state
 from .run_folder import checkpoint_path
 from .saving import Saver
 from .signals import leave_signals_to_the_parent
@@ -95,7 +94,7 @@ class Trainer:
         self.clock = time.perf_counter()
 
     def _load(self, checkpoint: Path) -> Progress:
-        """Put the state of a checkpoint back. Raises Damaged when it cannot be read."""
+        """Put the state of a checkpoint back. Raises DamagedError when it cannot be read."""
         rank = self.accelerator.process_index
         return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
 

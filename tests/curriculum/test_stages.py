@@ -16,9 +16,9 @@ from torch.nn import functional
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
 from stts import STTSConfig
-from stts.curriculum.card import install, score
+from stts.curriculum.card import install_tiny, score_on_test
 from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
-from stts.curriculum.stages import Curriculum, Run, Stage, run_curriculum
+from stts.curriculum.stages import Curriculum, Stage, StageRun, run_curriculum
 from stts.curriculum.word_losses import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.data import read_video
 from stts.data.processors.molmo2 import IGNORE, VideoProcessor
@@ -162,7 +162,7 @@ def test_without_options() -> None:
 def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Scene], curriculum) -> None:
     """hidden_states[k] of transformers is what layer k - 1 returns, and only earlier layers get a gradient."""
     model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
-    run = Run(
+    run = StageRun(
         model,
         VideoProcessor.from_pretrained(tiny_folder),
         scenes,
@@ -208,8 +208,8 @@ def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path) -> Non
     again = run_curriculum(curriculum, tmp_path / "b", said.append)
     assert (again / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
 
-    results = score(last, tmp_path / "a" / "data", SyntheticSpec(**DATA), tmp_path / "scores")
-    target = install(last, results, seed=0, target=tmp_path / "package")
+    results = score_on_test(last, tmp_path / "a" / "data", SyntheticSpec(**DATA), tmp_path / "scores")
+    target = install_tiny(last, results, seed=0, target=tmp_path / "package")
     card = (target / "README.md").read_text()
     assert f"| all | 8 | {results['accuracy']:.3f} |" in card
     model, _ = load_model(ModelSpec(str(target)), STTSConfig())
@@ -257,7 +257,7 @@ class TestShipped:
     def test_answers_about_clips_it_has_not_seen(self, tmp_path: Path) -> None:
         spec = SyntheticSpec(num_train=0, num_test=24, seed=77)
         data = make_synthetic(tmp_path / "data", num_train=0, num_test=24, seed=77)
-        results = score(shipped_folder(), data, spec, tmp_path / "scores")
+        results = score_on_test(shipped_folder(), data, spec, tmp_path / "scores")
         assert results["n"] == 96
         assert results["accuracy"] >= 0.75
 

@@ -36,7 +36,7 @@ HOST_KEYS = ("ids", "place", "load")
 """Entries of a batch that are not for the model."""
 
 
-class BadData(ValueError):  # noqa: N818 (the data is at fault)
+class BadDataError(ValueError):
     """More examples cannot be read than the settings allow; the text lists them."""
 
 
@@ -113,9 +113,9 @@ def _reason(error: Exception) -> str:
 class Feed:
     """Iterate over it once. dataset: gives the processor's examples; place: where the process stands.
 
-    Its max_bad_fraction (0 where it has none) says how many of its examples may be unreadable: more raise BadData
-    with a list of them. An example that no row can hold raises ValueError naming it, or is skipped or shortened, as
-    spec.too_long says.
+    Its max_bad_fraction (0 where it has none) says how many of its examples may be unreadable: more raise
+    BadDataError with a list of them. An example that no row can hold raises ValueError naming it, or is skipped or
+    shortened, as spec.too_long says.
     """
 
     def __init__(
@@ -169,9 +169,9 @@ class Feed:
         return batch, [waiting[i] for i in numbers], left
 
     def refuse(self, num_bad: int) -> None:
-        """Raises BadData when so many examples are bad in all processes together that a run must not go on."""
+        """Raises BadDataError when so many examples are bad in all processes together that a run must not go on."""
         if num_bad > self.max_bad:
-            raise BadData(
+            raise BadDataError(
                 too_many_bad(num_bad, self.bad, self.max_bad, self.order.num_examples, self.spec.log)
             )
 
@@ -188,7 +188,7 @@ class Feed:
                 example = self._drawn(item, again=number < len(self.place.waiting))
                 left_out = 0 if example is not None else left_out + 1
                 if left_out >= self.order.num_examples:
-                    raise BadData("not one example of the training data can be read and fits into a row")
+                    raise BadDataError("not one example of the training data can be read and fits into a row")
                 if example is not None:
                     self._look_at_context(example)
                     yield example
@@ -218,7 +218,7 @@ class Feed:
         )
 
     def _noted(self, item: Unreadable) -> None:
-        """Count an example that cannot be read, once. Raises BadData when there are too many."""
+        """Count an example that cannot be read, once. Raises BadDataError when there are too many."""
         self._log(item.name, "unreadable", item.error)
         self.bad[item.name] = item.error
         self.refuse(len(self.bad))

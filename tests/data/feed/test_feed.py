@@ -18,7 +18,7 @@ from stts.data.datasets import Mixture
 from stts.data.feed.ahead import ahead
 from stts.data.feed.budget import Budget, Size, look_ahead
 from stts.data.feed.collator import Collator
-from stts.data.feed.feed import BadData, Feed, FeedSpec, data_sums, feed_row
+from stts.data.feed.feed import BadDataError, Feed, FeedSpec, data_sums, feed_row
 from stts.data.feed.order import Place
 from stts.data.feed.shorten import shorten
 from stts.data.processors.molmo2 import IGNORE
@@ -213,7 +213,7 @@ def test_the_metrics_say_how_full_rows_are():
 def test_more_bad_examples_than_allowed_stop_with_a_list(tmp_path, caplog):
     log = tmp_path / "left_out.jsonl"
     data = Clips(50, bad={4, 8, 15}, max_bad_fraction=0.05)
-    with pytest.raises(BadData, match=r"3 of 50 .* allows 2; all are in .*left_out\.jsonl") as error:
+    with pytest.raises(BadDataError, match=r"3 of 50 .* allows 2; all are in .*left_out\.jsonl") as error:
         list(islice(feed(data, batch_size=2, log=log), 25))
     for i in data.bad:
         assert f"rows.jsonl:{i + 1}: clip{i}.mp4: is empty (0 bytes)" in str(error.value)
@@ -225,13 +225,13 @@ def test_more_bad_examples_than_allowed_stop_with_a_list(tmp_path, caplog):
 
 
 def test_by_default_the_first_bad_example_stops():
-    with pytest.raises(BadData, match=r"1 of 9 .*\n.*clip2\.mp4: is empty"):
+    with pytest.raises(BadDataError, match=r"1 of 9 .*\n.*clip2\.mp4: is empty"):
         list(islice(feed(Clips(9, bad={2}), batch_size=3), 3))
 
 
 def test_nothing_but_bad_examples_ends():
     data = Clips(5, bad=range(5), max_bad_fraction=1.0)
-    with pytest.raises(BadData, match="not one example"):
+    with pytest.raises(BadDataError, match="not one example"):
         next(iter(feed(data, batch_size=2)))
 
 
@@ -310,7 +310,7 @@ def test_an_example_that_no_cut_makes_fit_is_skipped_and_named(tmp_path):
     reason = read_rows(log)[0]["reason"]
     assert "raise max_tokens or prune_ratio, or take fewer frames; cutting its text is not enough" in reason
     assert batches[-1]["place"].too_long >= 1
-    with pytest.raises(BadData, match="not one example of the training data can be read and fits"):
+    with pytest.raises(BadDataError, match="not one example of the training data can be read and fits"):
         next(iter(feed(data, budget=(2, 8), batch_size=1, too_long="truncate_text")))
 
 

@@ -16,7 +16,7 @@ from test_train import Calls
 
 from stts import STTSConfig
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
-from stts.data.feed.feed import BadData
+from stts.data.feed.feed import BadDataError
 from stts.data.feed.order import Order, Place
 from stts.files.durable import read_rows
 from stts.hosts.folders import ModelSpec
@@ -107,7 +107,7 @@ def test_a_killed_run_on_packed_rows_of_a_mixture_with_holes_goes_on_bit_for_bit
 
 
 def test_too_many_holes_stop_the_run_with_a_list(setup, tmp_path):
-    with pytest.raises(BadData, match=r"2 of 12 examples cannot be read.*allows 1") as error:
+    with pytest.raises(BadDataError, match=r"2 of 12 examples cannot be read.*allows 1") as error:
         train(*setup(max_bad_fraction=0.1), config(batch_size=3, max_steps=20), tmp_path)
     assert "broken.mp4: is not a video" in str(error.value)
     assert "gone.mp4: no such file" in str(error.value)

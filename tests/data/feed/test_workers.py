@@ -16,7 +16,7 @@ import torch
 
 from stts.data.datasets import VideoQADataset
 from stts.data.feed.collator import Collator
-from stts.data.feed.feed import BadData, Feed, FeedSpec
+from stts.data.feed.feed import BadDataError, Feed, FeedSpec
 from stts.data.processors.molmo2 import VideoProcessor
 from stts.train.signals import leave_signals_to_the_parent
 
@@ -101,7 +101,9 @@ def test_an_error_over_the_bound_ends_the_run_with_its_cause_and_the_workers(wor
     data = Texts(fail)
     data.max_bad_fraction = 0.0
     made = feed(data, num_workers=workers)
-    with pytest.raises(BadData, match=r"1 of 8 examples cannot be read(?s:.*)example 3: TypeError: TextEnc"):
+    with pytest.raises(
+        BadDataError, match=r"1 of 8 examples cannot be read(?s:.*)example 3: TypeError: TextEnc"
+    ):
         list(islice(made.batches(), 9))
     assert not workers or gone(made.line.workers)
 
@@ -152,7 +154,7 @@ def test_annotations_that_change_meanwhile_end_the_run_with_their_name(processor
     else:
         write_rows(path, 300 if change == "other" else 5, "What now?")
     with pytest.raises(
-        BadData, match=r"4 of 300 examples cannot be read, data\.max_bad_fraction allows 3"
+        BadDataError, match=r"4 of 300 examples cannot be read, data\.max_bad_fraction allows 3"
     ) as e:
         list(islice(batches, 300))
     assert str(path) in str(e.value)
