@@ -30,7 +30,7 @@ from stts.hosts.folders import ModelSpec
 from stts.pruning.config import STTSConfig
 from stts.settings.launch import launch
 from stts.settings.typed import from_dict
-from stts.train.provenance import provenance
+from stts.train.provenance import run_provenance
 
 KEYS = {"accuracy": "accuracy", "evidence_recall": "evidence kept"}
 ALL = "all"
@@ -89,7 +89,7 @@ def main(config: dict[str, Any]) -> None:
         grid = [Runs(*key, *map(list, zip(*runs, strict=True)), questions) for key, runs in finished.items()]
         report = {
             "machine": machine(),
-            "provenance": provenance(),
+            "provenance": run_provenance(),
             "settings": config,
             "rows": list(rows_of(grid, questions)),
             "differences": list(differences(grid, questions)),

@@ -21,6 +21,7 @@ from stts.train.signals import end_on_sigterm
 def main(config: dict[str, Any]) -> int:
     """Settings, then files, then the model: what is wrong is said before what is slow begins."""
     run = RunConfig.from_dict(config)
+    run.check_ready()
     check_output_dir(run.output_dir, config)
     if run.train.epochs is None and is_finished(run.output_dir, run.train.max_steps):
         print(f"finished already, {run.train.max_steps} steps: the model is in {run.output_dir / 'model'}")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +30,7 @@ from ..files.jsonl import read_jsonl
 from ..hosts.folders import ModelSpec, find_folder
 from ..hosts.load import default_device, load_model
 from ..pruning.config import STTSConfig
+from ..rules import at_least, check_rules, without_gone
 from ..train.config import LearningRates, TrainConfig
 from ..train.loop import train
 from ..viz.curves import draw_curves
@@ -50,20 +51,18 @@ class Arm:
 class Recipe:
     """How every arm is fine-tuned and judged. Raises ValueError, naming the key, for a value out of range."""
 
-    steps: int = 100
+    steps: int = field(default=100, metadata=at_least(0))
     """Optimizer steps; 0: the base model with a fresh scorer is judged."""
-    ramp_steps: int = 0
+    ramp_steps: int = field(default=0, metadata=at_least(0))
     """Steps over which the prune ratio rises from 0."""
-    batch_size: int = 8
-    frames: int = 32
+    batch_size: int = field(default=8, metadata=at_least(1))
+    frames: int = field(default=32, metadata=at_least(1))
     """At most so many frames of each clip."""
-    processes: int = 1
+    processes: int = field(default=1, metadata=at_least(1))
     """Arms at a time, a thread each; 1: one after the other, with all threads."""
 
     def __post_init__(self) -> None:
-        for key, least in {"steps": 0, "ramp_steps": 0, "batch_size": 1, "frames": 1, "processes": 1}.items():
-            if getattr(self, key) < least:
-                raise ValueError(f"{key} is {getattr(self, key)}, must be at least {least}")
+        check_rules(self)
 
 
 def compare(
@@ -112,6 +111,7 @@ def run_arm(
     done = folder / "arm.json"
     if done.is_file():
         found = json.loads(done.read_text())
+        found["settings"]["arm"]["stts"] = without_gone(found["settings"]["arm"]["stts"], "stts")
         if found["settings"] != settings:
             raise ValueError(f"{folder} holds results of other settings: choose another output_dir")
         return found["results"]

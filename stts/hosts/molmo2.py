@@ -288,8 +288,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
             held = () if self.model.lockstep else self.model.vision_tower.scorer.parameters()
             return sum((p.float().sum() * 0 for p in held), torch.zeros((), device=self.device)), None
         scored = pruned.vision.scored.detach() if self.stts.detach_targets else pruned.vision.scored
-        center = layout.frames_per_video if self.stts.center_targets else None
-        targets = novelty(scored, self.stts.pool_width, self.model.vision_tower.grid, center)
+        targets = novelty(scored, self.stts.pool_width, self.model.vision_tower.grid)
         across = self.stts.aux_across_videos
         loss = score_error(pruned.vision.scores, targets, layout.frames_per_video, across)
         return loss, targets.detach()

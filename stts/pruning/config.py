@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..rules import at_least, between, check, check_rules, one_of, or_null, without_gone
+
 POLICIES = {
     "none": "nowhere",
     "scorer": "vit",
@@ -33,47 +35,44 @@ class STTSConfig:
     Raises ValueError, naming the field, when a value is out of range.
     """
 
-    prune_ratio: float = 0.5
+    prune_ratio: float = field(default=0.5, metadata=between(0, 1, "[)"))
     """Share of each video's windows to drop, in [0, 1). 0 runs the host model untouched; policy "none" makes it 0."""
-    insert_after: int = 3
+    insert_after: int = field(default=3, metadata=at_least(0))
     """Zero-based ViT block whose output is scored. The block after it gets the key bias; pruning follows."""
-    pool_width: int | None = field(default=None, compare=False)
+    pool_width: int | None = field(default=None, compare=False, metadata=or_null(at_least(1)))
     """Side of a window in patches: what one LLM token reads. None: the host's own; another one is refused. A model
     fills it in, so settings are equal whether or not one has."""
-    policy: str = "scorer"
+    policy: str = field(default="scorer", metadata=one_of(*POLICIES))
     """Who decides which windows go: "scorer" (learned), or one that is compared with it: "none", "random",
     "temporal" (change since the frame before), "reference" (change since a reference frame), "tome" (merging),
     "uniform" (fewer frames), "evs" and "vidcom2" (in front of the LLM), "given" (scores passed to the model)."""
-    aux_loss_weight: float = 0.5
+    aux_loss_weight: float = field(default=0.5, metadata=at_least(0))
     """Weight of the temporal auxiliary loss in the training loss. At 0 the scorer learns from the LLM alone."""
     aux_across_videos: bool = False
     """Hold the first frame of a video against the last one of the video before it in the batch, too. The published
     code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
     detach_targets: bool = False
     """Keep the auxiliary loss from reaching the ViT through its targets (the published code lets it)."""
-    center_targets: bool = False
-    """Take a video's mean window out of its windows before they are compared for the auxiliary loss, so that what
-    all windows share cannot make every target small (stts.pruning.losses.novelty)."""
-    score_noise: float = 0.0
+    score_noise: float = field(default=0.0, metadata=at_least(0))
     """Exploration while training: how much Gumbel noise is added to the logits of the scores before the windows are
     ranked. At 1 the kept windows are drawn without replacement, odds in proportion to s / (1 - s); 0: none."""
-    bias_floor: float = math.exp(-2)
+    bias_floor: float = field(default=math.exp(-2), metadata=between(0, 1, "(]"))
     """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias, and the scorer learns from the
     auxiliary loss alone."""
-    bias_norm: str = "row"
+    bias_norm: str = field(default="row", metadata=one_of("row", "frame"))
     """Min-max range of the key bias: "row" (each row of windows, as published) or "frame"."""
-    bias_range: float = 0.0
+    bias_range: float = field(default=0.0, metadata=between(0, 1))
     """Least range of scores that min-max stretches, in [0, 1]. At 0, as published, scores that are still close
     together get biases as far apart as any, and gradients the larger the closer they are (docs/evidence.md)."""
-    position_ids: str = "original"
+    position_ids: str = field(default="original", metadata=one_of("original", "compact"))
     """Positions of surviving tokens in the LLM: "original" (as before pruning) or "compact" (renumbered)."""
-    attention: str = "auto"
+    attention: str = field(default="auto", metadata=one_of(*BACKENDS))
     """Kernel for the ragged blocks after pruning: "auto" (by device and dtype), "loop" (SDPA frame by frame),
     "varlen" (torch's, CUDA), "flash" (FlashAttention 2 or 3 where installed), "flex" or "bins" (padded rows)."""
     put_back: bool = False
     """Let a frame that would be alone in its bin keep all of its patches for the rest of the ViT, though not for
     the LLM. The published code does; a video's features then depend on which others share the batch."""
-    reference_threshold: float = 0.85
+    reference_threshold: float = field(default=0.85, metadata=between(-1, 1))
     """Policy "reference": similarity below which a window, or on average a frame, becomes the new reference."""
     scorer_num_heads: int | None = None
     """Heads of the scorer's window pooling. None: as many as the ViT."""
@@ -88,46 +87,18 @@ class STTSConfig:
     def __post_init__(self) -> None:
         if isinstance(self.scorer_hidden_dims, list):  # JSON brings a list
             object.__setattr__(self, "scorer_hidden_dims", tuple(self.scorer_hidden_dims))
-        for one in dataclasses.fields(self):
-            fits, what = _KINDS[one.type]
-            value = getattr(self, one.name)
-            _check(fits(value), one.name, value, f"must be {what}")
-        _check(0 <= self.prune_ratio < 1, "prune_ratio", self.prune_ratio, "must be in [0, 1)")
-        _check(self.insert_after >= 0, "insert_after", self.insert_after, "must be 0 or more")
-        _check(
-            self.pool_width is None or self.pool_width >= 1,
-            "pool_width",
-            self.pool_width,
-            "must be 1 or more, or None",
-        )
-        _check(self.policy in POLICIES, "policy", self.policy, f"must be one of {', '.join(POLICIES)}")
+        for setting in dataclasses.fields(self):
+            fits, what = _KINDS[setting.type]
+            value = getattr(self, setting.name)
+            check(fits(value), setting.name, value, f"must be {what}")
+        check_rules(self)
         if self.policy == "none":
             object.__setattr__(self, "prune_ratio", 0.0)
-        _check(
+        check(
             not (self.put_back and self.policy == "tome"),
             "put_back",
             self.put_back,
             "must be False under policy tome, where windows that are gone have no features of their own",
-        )
-        _check(self.aux_loss_weight >= 0, "aux_loss_weight", self.aux_loss_weight, "must be 0 or more")
-        _check(self.score_noise >= 0, "score_noise", self.score_noise, "must be 0 or more")
-        _check(
-            -1 <= self.reference_threshold <= 1,
-            "reference_threshold",
-            self.reference_threshold,
-            "must be in [-1, 1]",
-        )
-        _check(0 < self.bias_floor <= 1, "bias_floor", self.bias_floor, "must be in (0, 1]")
-        _check(self.bias_norm in ("row", "frame"), "bias_norm", self.bias_norm, "must be row or frame")
-        _check(0 <= self.bias_range <= 1, "bias_range", self.bias_range, "must be in [0, 1]")
-        _check(
-            self.position_ids in ("original", "compact"),
-            "position_ids",
-            self.position_ids,
-            "must be original or compact",
-        )
-        _check(
-            self.attention in BACKENDS, "attention", self.attention, f"must be one of {', '.join(BACKENDS)}"
         )
 
     @property
@@ -153,10 +124,11 @@ class STTSConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> STTSConfig:
-        """Inverse of to_dict. Raises ValueError naming keys this version does not know."""
+        """Inverse of to_dict, an earlier version's included. Raises ValueError naming keys that are not known."""
         if not isinstance(values, dict):
             raise ValueError(f"STTS settings are {values!r}, must be a group of settings")
-        known = {field.name for field in dataclasses.fields(cls)}
+        values = without_gone(values, "stts")
+        known = {setting.name for setting in dataclasses.fields(cls)}
         if unknown := sorted(set(map(str, values)) - known):
             raise ValueError(f"unknown STTS setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         return cls(**values)
@@ -190,8 +162,3 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 """Types of the fields as they are written above: whether a value fits, and what it must be in words."""
-
-
-def _check(ok: bool, name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{name} is {value!r}, {rule}")

@@ -12,45 +12,19 @@ from .similarity import neighbor_similarity
 from .windows import Grid, check_frames, first_frames, resolve_grid, to_windows
 
 
-def novelty(
-    features: Tensor,
-    pool_width: int = 3,
-    grid: Grid | None = None,
-    center: Sequence[int] | None = None,
-) -> Tensor:
+def novelty(features: Tensor, pool_width: int = 3, grid: Grid | None = None) -> Tensor:
     """What the scorer should say of each window: 1 - its similarity to the frame before it in the batch.
 
-    features: (F, N, D) -> (F, W) float32, 0 in frame 0, which has none before it. center: None, or T of each video
-    for centred_distance in place of 1 - similarity.
+    features: (F, N, D) -> (F, W) float32, 0 in frame 0, which has none before it.
     """
     with torch.autocast(features.device.type, enabled=False):
-        if center is None:
-            change = 1 - neighbor_similarity(features, pool_width, grid)
-        else:
-            change = centred_distance(window_features(features, pool_width, grid), center)
+        change = 1 - neighbor_similarity(features, pool_width, grid)
         return F.pad(change, (0, 0, 1, 0))
 
 
 def window_features(features: Tensor, pool_width: int = 3, grid: Grid | None = None) -> Tensor:
     """The patch vectors of each window laid end to end: (F, N, D) -> (F, W, p * p * D) float32."""
     return to_windows(features.float(), resolve_grid(features.shape[1], grid), pool_width).flatten(2)
-
-
-def centred_distance(windows: Tensor, frames_per_video: Sequence[int]) -> Tensor:
-    """How far each window moved since the frame before, by the measure of its own video.
-
-    |a - b|^2 / (|a|^2 + |b|^2 + m), at most 1, for a window a and the one before it, b, both less the mean window
-    of their video; m: mean |a|^2 of the video. A vector added to all windows changes nothing, where it brings
-    every cosine to 1. Without m, windows near the mean, pointing anywhere, would look new in every frame.
-
-    windows: (F, W, C) -> (F - 1, W), pairs across two videos included.
-    """
-    videos = windows.split(list(frames_per_video))
-    windows = torch.cat([video - video.mean((0, 1)) for video in videos])
-    energy = windows.square().sum(-1)  # (F, W)
-    typical = torch.cat([e.mean().expand(len(e)) for e in energy.split(list(frames_per_video))])  # (F,)
-    total = energy[1:] + energy[:-1] + typical[1:, None]
-    return ((windows[1:] - windows[:-1]).square().sum(-1) / total.clamp(min=1e-12)).clamp(max=1)
 
 
 def temporal_aux_loss(
@@ -60,17 +34,15 @@ def temporal_aux_loss(
     pool_width: int = 3,
     grid: Grid | None = None,
     across_videos: bool = False,
-    center: bool = False,
 ) -> Tensor:
     """Mean of (score(t) - (1 - similarity(t, t - 1)))^2 over the windows of every frame t >= 1 of its video.
 
-    scores: (F, W) raw scores in [0, 1]; features: (F, N, D), what the scorer saw; frames_per_video: T of each
-    video, summing to F. Returns a float32 scalar, unweighted; 0 when no video has two frames. Gradient reaches
-    both scores and features (paper equation of L_aux). across_videos: count the pair of a video's last frame and
-    the next one's first too, as the published code does for no reason but that its batch is flat. center: hold
-    scores against centred_distance in place of 1 - similarity.
+    This is L_aux of the paper. scores: (F, W) raw scores in [0, 1]; features: (F, N, D), what the scorer saw;
+    frames_per_video: T of each video, summing to F. Returns a float32 scalar, unweighted; 0 when no video has two
+    frames. Its gradient reaches both scores and features. across_videos: also count each pair made of a video's last
+    frame and the next video's first. The published code does, because its batch is flat.
     """
-    targets = novelty(features, pool_width, grid, frames_per_video if center else None)
+    targets = novelty(features, pool_width, grid)
     return score_error(scores, targets, frames_per_video, across_videos)
 
 

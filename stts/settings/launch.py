@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ..rules import refuse_gone
 from .arguments import for_hydra
 from .config_files import CONFIG_DIR, explain, known_keys, misplaced
 from .failures import as_message
@@ -58,6 +59,7 @@ def launch(task: Callable[[dict[str, Any]], int | None], config_name: str) -> No
     say_that_it_starts(config_name, arguments)
     known = known_keys(config_name)
     try:
+        refuse_gone({key.lstrip("+~"): value for key, _, value in (a.partition("=") for a in arguments)})
         sys.argv[1:] = for_hydra(arguments, known)
         for argument, message in misplaced(config_name, arguments).items():
             if not argument.startswith("+"):
@@ -127,6 +129,7 @@ def _run_cleanly(
     overrides = tuple(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        refuse_gone(plain)
         expect_keys(plain, top_level)
         return Ended(overrides, task(plain) or 0)
     except KeyboardInterrupt:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..rules import Rule
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     built = {}
     for name, field in fields.items():
         if name in values:
-            built[name] = _convert(values[name], hints[name], _join(where, name))
+            built[name] = _convert(values[name], hints[name], _join(where, name), field.metadata.get("rule"))
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{_join(where, name)} is missing")
     return cls(**built)
@@ -47,7 +49,8 @@ def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str, rule: Rule | None = None) -> Any:
+    """A value as a field of this type takes it. Raises ValueError when it is of another type."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
@@ -61,5 +64,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         plain = typing.get_origin(option) or option
         if isinstance(value, plain) and not (isinstance(value, bool) and plain is int):
             return value
+    if rule and rule.choices:
+        quoted = ", in quotes" if isinstance(value, bool) else ""  # which YAML makes of no, on, ...
+        raise ValueError(f"{where} is {value!r}, must be {rule.words}{quoted}")
     names = " or ".join("null" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
     raise ValueError(f"{where} is {value!r}, must be {names}")

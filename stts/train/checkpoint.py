@@ -1,13 +1,13 @@
-"""Checkpoints that are whole or absent, and going on from the newest that can be read.
+"""Checkpoints: each is whole or absent, and a run goes on from the newest one that can be read.
 
-A run's folder: config.yaml, metrics.jsonl, checkpoints/step-XXXXXXX/{model, optimizer.pt, rng.pt, files.json,
-progress.json} and, when finished, model/ (an ordinary Hugging Face folder). torch is loaded only where
-tensors are read or written.
+checkpoints/step-XXXXXXX of a run's folder holds model/ (an ordinary Hugging Face folder), optimizer.pt, rng.pt,
+progress.json and files.json, the size of every file. torch is loaded only where tensors are read or written.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.durable import remove_folder, remove_leftovers, whole_folder
 from ..hosts.folders import quiet_transformers
-from .rng import set_rng_state
 from .run_folder import checkpoint_path, checkpoints
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Damaged(ValueError):  # noqa: N818 (of a checkpoint)
+class DamagedError(ValueError):
     """A checkpoint, or a file of it, cannot be read; the text names it."""
 
 
@@ -46,7 +45,7 @@ class Progress:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """How far a run had come. Raises Damaged when that cannot be read."""
+    """How far a run had come. Raises DamagedError when that cannot be read."""
     return _read(checkpoint / "progress.json", lambda path: Progress(**json.loads(path.read_text())))
 
 
@@ -78,10 +77,11 @@ def save_checkpoint(
     card: str = "",
     write: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write the checkpoint of a step, remove all but the newest `keep`. rng_states: one for each process.
+    """Write the checkpoint of a step, then remove all but the newest `keep`. Returns its folder.
 
-    write: fills the folder with weights and optimizer state in some other form (stts/train/saving.py).
-    Raises OSError when it cannot be written.
+    rng_states: of rng_state, one for each process; card: text of model/README.md; write: called with the folder, to
+    store weights and optimizer state in another form (stts/train/saving.py). A checkpoint of this step that is there
+    already stays. Raises OSError when it cannot be written.
     """
     folder = checkpoint_path(output_dir, progress.step)
     if not (folder / "progress.json").exists():  # else the run was stopped again before its next step
@@ -116,42 +116,43 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def check_files(folder: Path) -> None:
-    """Raises Damaged unless a checkpoint has all its files in the sizes in which they were written.
+    """Raises DamagedError for a file of a checkpoint that is missing or has another size than it was written with.
 
-    What they hold is only read by load_checkpoint.
+    What the files hold is not looked at here, but by load_checkpoint.
     """
     wanted = _read(folder / "files.json", lambda path: dict(json.loads(path.read_text())))
     found = _sizes(folder)
     for name, size in wanted.items():
         if name not in found:
-            raise Damaged(f"{folder / name} is missing")
+            raise DamagedError(f"{folder / name} is missing")
         if found[name] != size:
-            raise Damaged(f"{folder / name} has {found[name]} bytes, was written with {size}")
+            raise DamagedError(f"{folder / name} has {found[name]} bytes, was written with {size}")
 
 
 def _read(path: Path, how: Callable[[Path], Any]) -> Any:
-    """Read a file or folder of a checkpoint; whatever is wrong with it becomes Damaged, naming it."""
+    """What `how` reads from a file or folder of a checkpoint. Raises DamagedError, naming it, when that fails."""
     try:
         return how(path)
     except Exception as error:
-        raise Damaged(f"cannot read {path}: {error}") from error
+        raise DamagedError(f"cannot read {path}: {error}") from error
 
 
 def resume(
     output_dir: Path, load: Callable[[Path], Progress], tell: Callable[[str], None], is_main: bool = True
 ) -> Progress | None:
-    """Load the newest checkpoint that is whole; None when there is none to go on from.
+    """Load the newest checkpoint that can be read; None when the run has none.
 
-    load: puts a checkpoint's state back, or raises Damaged. A damaged one is told and passed over for the one before
-    it; once that is loaded, the first process sets the damaged ones aside under another name. Every process comes to
-    the same choice, as all look at the same files. Raises Damaged, about the newest, when none can be loaded.
+    load: puts a checkpoint's state back, or raises DamagedError. tell: prints a line about each damaged checkpoint
+    that was passed over. Once an earlier one is loaded, the first process (is_main) renames the damaged ones. All
+    processes look at the same files, so they choose the same checkpoint. Raises DamagedError, about the newest, when
+    none can be loaded.
     """
     damaged: dict[Path, str] = {}
     for folder in reversed(checkpoints(output_dir)):
         try:
             check_files(folder)
             progress = load(folder)
-        except Damaged as error:
+        except DamagedError as error:
             damaged[folder] = str(error)
             continue
         for bad, reason in damaged.items():
@@ -161,7 +162,7 @@ def resume(
         return progress
     if damaged:
         newest, reason = next(iter(damaged.items()))
-        raise Damaged(
+        raise DamagedError(
             f"{reason}; no checkpoint in {newest.parent} can be read: remove that folder to start over"
         )
     return None
@@ -187,10 +188,10 @@ def load_checkpoint(
     process: int = 0,
     read: Callable[[Path], None] | None = None,
 ) -> Progress:
-    """Put a checkpoint's weights, optimizer state and random numbers back; process: this one's rank; read: inverse
-    of save_checkpoint's write.
+    """Put a checkpoint's weights, optimizer state and random numbers back. Returns how far the run had come.
 
-    Raises Damaged, a ValueError, naming the file when one cannot be read.
+    process: rank of this one, whose random numbers are taken; read: called with the folder where save_checkpoint was
+    given `write`, to read what that wrote. Raises DamagedError, a ValueError, naming a file that cannot be read.
     """
     import torch
 
@@ -208,3 +209,32 @@ def load_checkpoint(
     if process < len(rng_states):  # with more processes than before, the new ones keep their own seed
         set_rng_state(rng_states[process])
     return progress
+
+
+def rng_state() -> dict:
+    """The state of every generator that training draws from, in this process.
+
+    Only of such values as torch.load takes with weights_only=True.
+    """
+    import numpy as np
+    import torch
+
+    name, keys, *rest = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_rng_state(state: dict) -> None:
+    """Inverse of rng_state: a run that goes on draws what it would have drawn."""
+    import numpy as np
+    import torch
+
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -14,7 +14,7 @@ from ..files.lock import only_run
 from ..processes import join_processes
 from .checkpoint import read_progress
 from .config import LearningRates, TrainConfig, WandbConfig
-from .prepare import describe
+from .prepare import describe_training
 from .run_folder import (
     check_output_dir,
     is_finished,
@@ -47,9 +47,10 @@ def train(
     config.yaml and wandb should list. With checkpoints in output_dir the run goes on from the newest, as if
     it had never stopped; a finished run returns at once. Raises Interrupted after SIGINT or SIGTERM, with a
     checkpoint saved, and ValueError when the loss is not finite, when another process trains in output_dir or nothing
-    can be written there, and when that holds a run with other settings.
+    can be written there, when that holds a run with other settings, and when wandb finds no key.
     """
-    output_dir = Path(output_dir)
+    output_dir, wandb = Path(output_dir), wandb or WandbConfig()
+    wandb.check_ready()
     if config.global_batch is not None:
         config = config.for_devices(join_processes().num_processes)
     if is_finished(output_dir, _steps(config, output_dir, dataset)):
@@ -64,7 +65,7 @@ def train(
             check_output_dir(output_dir, settings)  # another run may have been in here since it was asked
         trainer = Trainer(model, processor, config, output_dir)
         trainer.plan(len(dataset))
-        _run(trainer, dataset, evaluate, wandb or WandbConfig(), settings)
+        _run(trainer, dataset, evaluate, wandb, settings)
     return newest_checkpoint(output_dir)
 
 
@@ -83,7 +84,7 @@ def _run(
     tracker = Tracker(output_dir, config.max_steps, done, wandb, settings, trainer.is_main)
     with tracker, StopSignals() as signals, closing(batches):
         tracker.say(f"{'resuming after' if done else 'starting at'} step {done} of {config.max_steps}")
-        for line in describe(trainer.plain_model, trainer.accelerator, trainer.bf16):
+        for line in describe_training(trainer.plain_model, trainer.accelerator, trainer.bf16):
             tracker.say(line)
         for step in range(done + 1, config.max_steps + 1):
             trainer.step(trainer.next_batches(batches))

@@ -1,9 +1,12 @@
-"""What a training step did: sums that stay on the device, and the row of metrics.jsonl made of them."""
+"""What a training step did: sums that stay on the device, and the row of metrics.jsonl made of them.
+
+Sums are dicts of named scalars. Only `read_sums` puts them in a row of numbers, for one transfer of many steps.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +15,13 @@ from torch import Tensor
 from ..data.processors.base import IGNORE
 from ..pruning.windows import first_frames
 
+MOMENTS = ("count", "sum", "squares")
+"""Of scores and targets; their means and standard deviations are made of them."""
+
 
 def count(batch: dict[str, Any]) -> dict[str, int]:
-    """What a batch on the host holds: supervised tokens (or examples, where these weigh the same), pairs of
-    neighbouring frames, unpruned tokens."""
+    """What a batch on the host holds. targets: supervised tokens, or examples where these weigh the same; pairs: of
+    neighbouring frames; tokens: before pruning."""
     layout, weights = batch["layout"], batch.get("loss_weights")
     return {
         "targets": int(
@@ -26,39 +32,49 @@ def count(batch: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def measure(out: Any, batch: dict[str, Any]) -> Tensor:
-    """Sums over the windows of a forward pass, as (8,) float64 on its device: kept windows, all windows; number
-    of scores, their sum, the sum of their squares; the same of the targets they are held against.
+def measure(out: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Sums over the windows of a forward pass: () float64 each, on its device.
 
-    out: the model's; what it says of windows is (F, W), or (T, W) of each video. Scores and targets are those of
-    frames with a frame before them: only they decide.
+    kept, windows: kept and all windows; score_count, score_sum, score_squares: number of scores, their sum, the sum
+    of their squares; target_...: the same of the targets they are held against. out: the model's; what it says of
+    windows is (F, W), or (T, W) of each video. Scores and targets are those of frames with a frame before them: only
+    they decide.
     """
     frames = batch["layout"].frames_per_video
     if out.keep_windows is None:
         num_windows = batch["layout"].num_windows or len(batch.get("video_token_pooling", ()))
-        sums = torch.tensor([num_windows, num_windows, *[0] * 6], dtype=torch.float64)
-        return sums.to(out.lm_loss.device, non_blocking=True)
+        sums = torch.tensor([num_windows, 0], dtype=torch.float64).to(out.lm_loss.device, non_blocking=True)
+        names = [f"{of}_{what}" for of in ("score", "target") for what in MOMENTS]
+        return {"kept": sums[0], "windows": sums[0]} | dict.fromkeys(names, sums[1])
     scores = None if out.targets is None else out.scores  # else they are no scorer's
     if isinstance(out.keep_windows, Tensor):
         return _measured(out.keep_windows, scores, out.targets, frames)
     none = [None] * len(frames)
     videos = zip(out.keep_windows, scores or none, out.targets or none, frames, strict=True)
-    return torch.stack([_measured(*video, (t,)) for *video, t in videos]).sum(0)
+    sums = [_measured(*video, (t,)) for *video, t in videos]
+    return {name: torch.stack([of_one[name] for of_one in sums]).sum(0) for name in sums[0]}
 
 
-def _measured(keep: Tensor, scores: Tensor | None, targets: Tensor | None, frames: Sequence[int]) -> Tensor:
+def _measured(
+    keep: Tensor, scores: Tensor | None, targets: Tensor | None, frames: Sequence[int]
+) -> dict[str, Tensor]:
+    """measure, of windows that are all (F, W)."""
     kept = keep.double()
     later = ~first_frames(frames, kept.device)[:, None]
-    sums = [kept.sum(), torch.full_like(kept[0, 0], kept.numel()), *_moments(scores, later)]
-    return torch.stack([*sums, *_moments(targets, later)])
+    sums = {"kept": kept.sum(), "windows": torch.full_like(kept[0, 0], kept.numel())}
+    return sums | _moments("score", scores, later) | _moments("target", targets, later)
 
 
-def _moments(x: Tensor | None, where: Tensor) -> list[Tensor]:
-    """Number of values, their sum and the sum of their squares: (F, W) where (F, 1) is True."""
+def _moments(name: str, x: Tensor | None, where: Tensor) -> dict[str, Tensor]:
+    """MOMENTS of those of (F, W) where (F, 1) is True, () float64 each; 0 for None."""
     if x is None:
-        return [where.sum().double() * 0] * 3
+        return {f"{name}_{what}": where.sum().double() * 0 for what in MOMENTS}
     x = x.detach().double().masked_fill(~where, 0)
-    return [where.sum().double() * x.shape[1], x.sum(), x.square().sum()]
+    return {
+        f"{name}_count": where.sum().double() * x.shape[1],
+        f"{name}_sum": x.sum(),
+        f"{name}_squares": x.square().sum(),
+    }
 
 
 class Churn:
@@ -72,11 +88,15 @@ class Churn:
         self.capacity = capacity
         self.masks: dict[str, Tensor] = {}
 
-    def update(self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any]) -> Tensor:
-        """(2,) float64: windows kept last time and dropped now, windows kept last time.
+    def update(self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """churned: windows kept last time and dropped now; compared: windows kept last time. () float64 each.
 
         keep: (F, W) bool of a batch, or (T, W) of each video, or None.
         """
+        return dict(zip(("churned", "compared"), self._changes(keep, batch).unbind(), strict=True))
+
+    def _changes(self, keep: Tensor | None, batch: dict[str, Any]) -> Tensor:
+        """(2,): the numbers of update."""
         layout = batch["layout"]
         gone = torch.zeros(2, dtype=torch.float64).to(batch["labels"].device)
         if keep is None or len(layout.frames_per_video) != len(batch["ids"]):
@@ -92,29 +112,54 @@ class Churn:
         return gone
 
 
-def metrics_row(sums: list[float], aux_weight: float, seconds: float) -> dict[str, float | None]:
+def add_up(passes: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The sums of several forward passes, () each, added up by name."""
+    names = list(passes[0])
+    table = torch.stack([torch.stack([sums[name] for name in names]) for sums in passes])
+    return dict(zip(names, table.sum(0).unbind(), strict=True))
+
+
+def read_sums(
+    measured: Sequence[Mapping[str, Tensor]],
+    counted: Sequence[Mapping[str, float]],
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> list[dict[str, float]]:
+    """The sums of some steps as plain numbers. Waits for the device.
+
+    measured: of each step, () float64 on the device; counted: of each step, on the host, under other names; reduce:
+    adds a tensor up over all processes.
+    """
+    names, more = list(measured[0]), list(counted[0])
+    table = torch.stack([torch.stack([sums[name] for name in names]) for sums in measured])
+    of_host = torch.tensor([[sums[name] for name in more] for sums in counted], dtype=torch.float64)
+    table = torch.cat([table, of_host.to(table.device)], 1)  # (steps, names)
+    rows = (reduce(table) if reduce else table).tolist()
+    return [dict(zip(names + more, row, strict=True)) for row in rows]
+
+
+def metrics_row(sums: Mapping[str, float], aux_weight: float, seconds: float) -> dict[str, float | None]:
     """The numbers of one step.
 
-    sums: over its batches and processes: LM loss and auxiliary loss, each already weighted to add up to the
-    mean; then what `measure` and `Churn.update` give; the gradient norm; tokens before pruning. Means and
-    standard deviations are None when nothing was scored, churn when no example was seen before.
+    sums: over its batches and processes. lm_loss and aux_loss are weighted already, so that they add up to the mean;
+    unpruned_tokens: tokens before pruning; grad_norm; and those of `measure` and `Churn.update`. Means and standard
+    deviations are None when nothing was scored, churn when no example was seen before.
     """
-    lm_loss, aux_loss, kept, windows, *rest, changed, compared, grad_norm, tokens = sums
     return {
-        "loss": lm_loss + aux_weight * aux_loss,
-        "lm_loss": lm_loss,
-        "aux_loss": aux_loss,
-        "kept": kept / windows if windows else 1.0,
-        "grad_norm": grad_norm,
-        **_mean_and_std("score", *rest[:3]),
-        **_mean_and_std("target", *rest[3:]),
-        "churn": changed / compared if compared else None,
-        "tokens_per_s": tokens / seconds,
+        "loss": sums["lm_loss"] + aux_weight * sums["aux_loss"],
+        "lm_loss": sums["lm_loss"],
+        "aux_loss": sums["aux_loss"],
+        "kept": sums["kept"] / sums["windows"] if sums["windows"] else 1.0,
+        "grad_norm": sums["grad_norm"],
+        **_mean_and_std("score", sums),
+        **_mean_and_std("target", sums),
+        "churn": sums["churned"] / sums["compared"] if sums["compared"] else None,
+        "tokens_per_s": sums["unpruned_tokens"] / seconds,
         "seconds": seconds,
     }
 
 
-def _mean_and_std(name: str, number: float, total: float, squares: float) -> dict[str, float | None]:
+def _mean_and_std(name: str, sums: Mapping[str, float]) -> dict[str, float | None]:
+    number, total, squares = (sums[f"{name}_{what}"] for what in MOMENTS)
     mean = total / number if number else None
     std = math.sqrt(max(0.0, squares / number - mean**2)) if number else None
     return {f"{name}_mean": mean, f"{name}_std": std}

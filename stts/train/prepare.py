@@ -57,7 +57,7 @@ def refuse_damaged_weights(model: nn.Module) -> None:
             )
 
 
-def describe(model: nn.Module, accelerator: Accelerator, bf16: bool) -> list[str]:
+def describe_training(model: nn.Module, accelerator: Accelerator, bf16: bool) -> list[str]:
     """Lines for the log: who computes, what is trained, and with which kernels."""
     number = accelerator.num_processes
     how = "sharded over them (FSDP2)" if is_sharded(model) else "whole on each (DDP)"

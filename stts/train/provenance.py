@@ -13,7 +13,7 @@ from typing import Any
 PACKAGES = ("stts", "torch", "transformers", "accelerate", "av")
 
 
-def provenance() -> dict[str, Any]:
+def run_provenance() -> dict[str, Any]:
     """Time, command, git state of the code (None outside a repository), versions and host, as JSON values."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..eval.config import EvalConfig
 from ..eval.tasks import Benchmark, BenchmarkGroup, read_benchmark
 from ..hosts.folders import ModelSpec
 from ..pruning.config import STTSConfig
+from ..rules import at_least, check_rules, or_null
 from ..settings.typed import from_dict
 from .config import ParallelConfig, TrainConfig, WandbConfig
 
@@ -22,20 +23,17 @@ from .config import ParallelConfig, TrainConfig, WandbConfig
 class CheckConfig:
     """How scripts/check_data.py looks data over: the keys under `check`."""
 
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata=or_null(at_least(1)))
     """Look at so many examples, drawn at random. None: at all."""
     decode: bool = False
     """Decode the frames as well."""
-    processes: int = 1
+    processes: int = field(default=1, metadata=at_least(1))
     """That will train together."""
     output: str | None = None
     """File that gets every problem."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"check.limit is {self.limit}, must be at least 1 or null")
-        if self.processes < 1:
-            raise ValueError(f"check.processes is {self.processes}, must be at least 1")
+        check_rules(self, "check")
 
 
 @dataclass(frozen=True)
@@ -76,3 +74,7 @@ class RunConfig:
             wandb=from_dict(WandbConfig, config["wandb"], "wandb"),
             output_dir=Path(config["output_dir"]),
         )
+
+    def check_ready(self) -> None:
+        """Raises ValueError when this machine lacks what the settings ask of it; building them looks at nothing."""
+        self.wandb.check_ready()

@@ -12,6 +12,7 @@ import yaml
 
 from ..data.digest import KEY
 from ..files.durable import write_whole
+from ..rules import without_gone
 
 NAME = "config.yaml"
 _LOST = "put the file back, or give another output_dir"
@@ -48,7 +49,7 @@ def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
         return
     if not (output_dir / NAME).exists():
         raise ValueError(f"{output_dir} holds checkpoints but no {NAME}; give another output_dir")
-    _check_same_run(output_dir, flatten(read_settings(output_dir)), flatten(settings))
+    _check_same_run(output_dir, flatten(without_gone(read_settings(output_dir))), flatten(settings))
 
 
 def make_output_dir(output_dir: Path) -> None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..files.durable import append_rows, keep_rows, read_rows
 from .config import WandbConfig
 from .metrics import scorer_trouble
-from .provenance import provenance
+from .provenance import run_provenance
 from .run_folder import evaluation_folder
 
 PLAIN_LINES = 20
@@ -62,7 +62,7 @@ class Tracker:
             return self
         for name in ("metrics.jsonl", "eval.jsonl"):
             keep_rows(self.output_dir / name, self.step)
-        start = {"step": self.step} | provenance()
+        start = {"step": self.step} | run_provenance()
         append_rows(self.output_dir / "starts.jsonl", [start])
         if self.wandb_config.mode != "disabled":
             settings = self.settings | {"provenance": start}

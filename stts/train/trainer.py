@@ -26,18 +26,17 @@ from torch.utils.data import Dataset
 
 from ..data.feed.budget import Budget
 from ..data.feed.collator import Collator
-from ..data.feed.feed import HOST_KEYS, NUM_SUMS, Feed, FeedSpec, data_sums, feed_row, log_path
+from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec, data_sums, feed_row, log_path
 from ..data.feed.order import Place, deal_again
 from ..processes import join_processes
 from ..viz.overlay import draw_batch
-from .checkpoint import Progress, clean_up, load_checkpoint, resume, save_checkpoint
+from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
-from .metrics import Churn, count, measure, metrics_row
+from .metrics import Churn, add_up, count, measure, metrics_row, read_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
 from .prepare import prepare, refuse_damaged_weights
-from .rng import rng_state
 from .run_folder import checkpoint_path
 from .saving import Saver
 from .signals import leave_signals_to_the_parent
@@ -45,6 +44,20 @@ from .signals import leave_signals_to_the_parent
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
 """(model in eval mode, step) -> results, numbers by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step whose numbers have not been read yet."""
+
+    row: dict[str, Any]
+    """What the host knows of its row in metrics.jsonl."""
+    ids: list[str]
+    """Of its examples, on this process."""
+    measured: dict[str, Tensor]
+    """Sums on the device, () each: the losses, the norm, those of `measure` and `Churn.update`."""
+    counted: dict[str, float]
+    """Sums on the host: unpruned_tokens and those of data_sums."""
 
 
 class Trainer:
@@ -69,8 +82,9 @@ class Trainer:
         self.optimizer = build_optimizer(model, config)
         self.saver = Saver(model, processor, self.optimizer, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.pending: list[tuple[dict[str, Any], Tensor]] = []
-        self.bad: dict[str, Any] | None = None
+        self.pending: list[Step] = []
+        self.bad: dict[str, Any] | None = None  # row of a step that failed
+        self.bad_ids: list[str] = []
         self.seen: tuple[Batch, Tensor | None] | None = None  # last batch, and what was kept of it
         self.place, self.feed, self.num_bad = Place(), None, 0  # of the training data
         self.waited = 0.0  # seconds, for the batches of a step
@@ -80,7 +94,7 @@ class Trainer:
         self.clock = time.perf_counter()
 
     def _load(self, checkpoint: Path) -> Progress:
-        """Put the state of a checkpoint back. Raises Damaged when it cannot be read."""
+        """Put the state of a checkpoint back. Raises DamagedError when it cannot be read."""
         rank = self.accelerator.process_index
         return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
 
@@ -176,17 +190,15 @@ class Trainer:
             "lr": rates.get("llm", max(rates.values())),
             "prune_ratio": self.plain_model.stts.prune_ratio,
             **{f"lr_{group}": rate for group, rate in rates.items()},
-            "tokens": sum(c["tokens"] for c in counts),
-            "ids": ids,
-            "data": data_sums(batches, self.place),
             "data_wait": self.waited,
         }
         # The norm is the same on all processes, and read_metrics adds them up.
-        norm = norm.double()[None] / self.accelerator.num_processes
-        self.pending.append((row, torch.cat([torch.stack(sums).sum(0), norm])))
+        measured = add_up(sums) | {"grad_norm": norm.double() / self.accelerator.num_processes}
+        tokens = {"unpruned_tokens": sum(c["tokens"] for c in counts)}
+        self.pending.append(Step(row, ids, measured, tokens | data_sums(batches, self.place)))
 
-    def _forward_backward(self, batch: Batch, token_share: Any, pair_share: Any) -> Tensor:
-        """Add the gradient of one batch's share of the loss; returns (12,): losses, `measure`, churn."""
+    def _forward_backward(self, batch: Batch, token_share: Any, pair_share: Any) -> dict[str, Tensor]:
+        """Add the gradient of one batch's share of the loss; returns its losses, () each, and other sums."""
         inputs = {
             k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
         }
@@ -201,8 +213,8 @@ class Trainer:
             loss = loss + sum(p.sum() * 0 for p in self.parameters)
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
         self.seen = batch, out.keep_windows
-        losses = torch.stack([lm_loss, aux_loss]).detach().double()
-        return torch.cat([losses, measure(out, batch), self.churn.update(out.keep_windows, batch)])
+        losses = {"lm_loss": lm_loss.detach().double(), "aux_loss": aux_loss.detach().double()}
+        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch)
 
     def _prune_ratio(self) -> float:
         """Of the next step: rising from 0 over ramp_steps, then what the model is trained for."""
@@ -223,30 +235,22 @@ class Trainer:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of the steps since the last call, up to one that failed: the one place that waits for the
         device. refuse_bad_batch must follow."""
-        rows, measured = zip(*self.pending, strict=True)
-        self.pending = []
-        counted = [[row.pop("tokens"), *row.pop("data")] for row in rows]
-        table = torch.cat(
-            [torch.stack(measured), torch.tensor(counted, dtype=torch.float64).to(self.device)], 1
-        )
-        if self.is_distributed:
-            table = self.accelerator.reduce(table, reduction="sum")
-        table = table.tolist()
+        steps, self.pending = self.pending, []
+        reduce = self.accelerator.reduce if self.is_distributed else None  # which adds up
+        table = read_sums([step.measured for step in steps], [step.counted for step in steps], reduce)
         now = time.perf_counter()
-        seconds, self.clock = (now - self.clock) / len(rows), now
-        waiting = sum(row["data_wait"] for row in rows) / len(rows) / seconds  # as a share, of this process
+        seconds, self.clock = (now - self.clock) / len(steps), now
+        waiting = sum(step.row["data_wait"] for step in steps) / len(steps) / seconds  # as a share
+        self.num_bad = int(table[-1]["bad"])
         finished = []
-        for row, sums in zip(rows, table, strict=True):
-            sums, data = sums[:-NUM_SUMS], sums[-NUM_SUMS:]
-            row |= metrics_row(sums, self.plain_model.stts.aux_loss_weight, seconds)
+        for step, sums in zip(steps, table, strict=True):
+            row = step.row | metrics_row(sums, self.plain_model.stts.aux_loss_weight, seconds)
             row["data_wait"] = waiting
-            row |= feed_row(data, Budget(self.config.max_tokens, self.config.max_frames))
+            row |= feed_row(sums, Budget(self.config.max_tokens, self.config.max_frames))
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                self.bad = row
+                self.bad, self.bad_ids = row, step.ids
                 break
-            del row["ids"]
             finished.append(row)
-        self.num_bad = int(table[-1][-2])
         return finished
 
     def refuse_bad_batch(self) -> None:
@@ -255,7 +259,7 @@ class Trainer:
             self.feed.refuse(len(set(gather_object(list(self.place.bad)))))
         if self.bad is None:
             return
-        row, ids = self.bad, gather_object(self.bad["ids"])
+        row, ids = self.bad, gather_object(self.bad_ids)
         path = self.output_dir / "bad_batch.json"
         if self.is_main:
             path.write_text(json.dumps({"step": row["step"], "ids": ids}, indent=1))

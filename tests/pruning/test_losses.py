@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from stts import temporal_aux_loss
-from stts.pruning.losses import novelty
 from stts.pruning.similarity import neighbor_similarity
 from tests.helpers.goldens import case
 
@@ -55,44 +54,6 @@ def test_against_a_loop_on_a_padded_grid():
                 total += (scores[t, 2 * r + c] - (1 - F.cosine_similarity(now, before, dim=0))) ** 2
                 count += 1
     torch.testing.assert_close(loss, total / count)
-
-
-def test_centred_targets_against_a_loop():
-    torch.manual_seed(0)
-    videos, x = [3, 4], torch.randn(7, 36, 5)
-    cells = [
-        [x[t].view(6, 6, 5)[3 * r : 3 * r + 3, 3 * c : 3 * c + 3].flatten() for r in (0, 1) for c in (0, 1)]
-        for t in range(7)
-    ]
-    targets = novelty(x, center=videos)
-    for first, last in ((0, 3), (3, 7)):
-        mean = torch.stack([w for frame in cells[first:last] for w in frame]).mean(0)
-        typical = torch.stack([((w - mean) ** 2).sum() for f in cells[first:last] for w in f]).mean()
-        for t in range(first + 1, last):
-            for w in range(4):
-                a, b = cells[t][w] - mean, cells[t - 1][w] - mean
-                expected = ((a - b) ** 2).sum() / ((a**2).sum() + (b**2).sum() + typical)
-                torch.testing.assert_close(targets[t, w], expected)
-    scores = torch.rand(7, 4)
-    loss = temporal_aux_loss(scores, x, videos, center=True)
-    later = [1, 2, 4, 5, 6]
-    torch.testing.assert_close(loss, (scores - targets)[later].square().mean())
-
-
-def test_centred_targets_survive_what_all_windows_share():
-    """Which brings every cosine to 1; and a window that stays as it is stays at 0, near the mean or far."""
-    torch.manual_seed(0)
-    x = torch.randn(1, 36, 5).repeat(4, 1, 1)
-    x[2, 21:24] += 2  # a change in the last window
-    shared = 100 * torch.randn(5)
-    assert novelty(x + shared).max() < 1e-3
-    targets = novelty(x + shared, center=[4])
-    torch.testing.assert_close(targets, novelty(x, center=[4]), atol=1e-3, rtol=0)
-    assert targets[2:, 3].min() > 0.1
-    assert targets[:, :3].max() < 1e-4
-    still = novelty(torch.ones(3, 36, 5, requires_grad=True), center=[3])
-    assert still.abs().max() == 0
-    still.sum().backward()
 
 
 def test_no_pair_no_loss():

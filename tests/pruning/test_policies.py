@@ -421,18 +421,6 @@ def test_the_scorer_learns_from_either_loss_alone():
     assert not torch.allclose(grads["auxiliary"], grads["llm"])
 
 
-def test_centred_targets_reach_the_loss():
-    inputs = make_inputs([[4], [7]])
-    plain, centred = (
-        build(center_targets=c).train()(**inputs, labels=labels_of(inputs)) for c in (False, True)
-    )
-    assert torch.equal(plain.scores, centred.scores)
-    assert (plain.targets[1:4] - centred.targets[1:4]).abs().max() > 1e-3
-    later = [1, 2, 3, *range(5, 11)]
-    expected = (centred.scores - centred.targets)[later].square().mean()
-    torch.testing.assert_close(centred.aux_loss, expected)
-
-
 @pytest.mark.parametrize("scores", [None, torch.rand(4, 3)])
 def test_scores_that_are_not_given_are_asked_for(scores):
     with pytest.raises(ValueError, match=r"window_scores is (None|\(4, 3\)), must be \(4, 4\)"):

@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from stts.train.checkpoint import (
-    Damaged,
+    DamagedError,
     Progress,
     check_files,
     clean_up,
     load_checkpoint,
     resume,
+    rng_state,
     save_checkpoint,
+    set_rng_state,
 )
-from stts.train.rng import rng_state, set_rng_state
 from stts.train.run_folder import (
     check_output_dir,
     checkpoint_path,
@@ -187,7 +188,9 @@ def test_a_damaged_newest_checkpoint_is_told_and_passed_over(tmp_path, kind):
 def test_all_damaged_is_an_error_about_the_newest_and_changes_nothing(tmp_path):
     for step in (3, 6):
         (save(tmp_path, step) / "rng.pt").unlink()
-    with pytest.raises(Damaged, match=r"step-0000006/rng\.pt is missing; no checkpoint in .* start over"):
+    with pytest.raises(
+        DamagedError, match=r"step-0000006/rng\.pt is missing; no checkpoint in .* start over"
+    ):
         resumed(tmp_path, [])
     assert len(checkpoints(tmp_path)) == 2
     assert resumed(tmp_path / "elsewhere", []) is None

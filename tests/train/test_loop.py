@@ -170,7 +170,7 @@ def test_scores_targets_and_churn_are_those_of_frames_that_may_lose_windows(setu
     keep = trainer.churn.update(torch.cat([torch.ones(1, now.shape[1]).bool(), before]), collate([example]))
     last = trainer.churn.masks[example["id"]]
     assert torch.equal(last[1:], before)
-    assert keep[1] > 0
+    assert keep["compared"] > 0
 
 
 def reference_gradient(model, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:

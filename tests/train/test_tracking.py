@@ -247,19 +247,20 @@ def test_online_without_a_key_is_refused_before_anything_starts(tmp_path, monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(ValueError, match=r"no API key .* WANDB_API_KEY .* wandb\.mode=offline"):
-        WandbConfig(mode="online")
+        WandbConfig(mode="online").check_ready()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert WandbConfig(mode="online").mode == "online"
+    WandbConfig(mode="online").check_ready()
     (tmp_path / "netrc").write_text("machine elsewhere login user password secret\n")
     with pytest.raises(ValueError, match="no API key"):
-        WandbConfig(mode="online")
+        WandbConfig(mode="online").check_ready()
     (tmp_path / "netrc").write_text("nonsense\n")
     with pytest.raises(ValueError, match="cannot read"):
-        WandbConfig(mode="online")
+        WandbConfig(mode="online").check_ready()
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert WandbConfig(mode="online").mode == "online"
+    WandbConfig(mode="online").check_ready()
     with pytest.raises(ValueError, match=r"wandb\.mode is 'on'"):
         WandbConfig(mode="on")
+    WandbConfig(mode="offline").check_ready()
 
 
 def test_a_scorer_in_trouble_is_announced_once(tmp_path, capsys):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -265,29 +265,27 @@ class Feed:
             logger.warning("%s: %s: %s%s", what, name, reason, more)
 
 
-NUM_SUMS = 6
-"""Numbers that data_sums gives and feed_row takes."""
+def data_sums(batches: Sequence[dict[str, Any]], place: Place) -> dict[str, int]:
+    """What one process adds to the sums of a step, by name. Batches may be made by hand, without a load.
+
+    examples, tokens, frames, rows: as in Load, of these batches; bad: examples that could not be read since the run
+    began; too_long: how often one was too long since then.
+    """
+    loads = [batch.get("load") or Load(len(batch["ids"])) for batch in batches]
+    sums = {field.name: sum(getattr(load, field.name) for load in loads) for field in fields(Load)}
+    return sums | {"bad": len(place.bad), "too_long": place.too_long}
 
 
-def data_sums(batches: Sequence[dict[str, Any]], place: Place) -> list[int]:
-    """What one process adds to the sums of a step: see feed_row. Batches may be made by hand, without a load."""
-    loads = [astuple(batch.get("load") or Load(len(batch["ids"]))) for batch in batches]
-    return [sum(numbers) for numbers in zip(*loads, strict=True)] + [len(place.bad), place.too_long]
-
-
-def feed_row(sums: Sequence[float], budget: Budget) -> dict[str, float]:
+def feed_row(sums: Mapping[str, float], budget: Budget) -> dict[str, float]:
     """What the metrics say of the data of a step.
 
-    sums: over its batches and processes: examples, surviving tokens, frames, rows; since the run began, examples that
-    could not be read (one that several processes met counts for each) and how often one was too long. fill: share of
-    the token budget of the rows that is used.
+    sums: those of data_sums, added up over processes; a bad example that several processes met counts for each.
+    fill, fill_frames: share of the budget of the rows that is used.
     """
-    examples, tokens, frames, rows, bad, too_long = sums
-    row = {"examples": int(examples), "bad": int(bad), "too_long": int(too_long)}
-    if budget.tokens:
-        row["fill"] = tokens / (rows * budget.tokens) if rows else 0.0
-    if budget.frames:
-        row["fill_frames"] = frames / (rows * budget.frames) if rows else 0.0
+    row = {name: int(sums[name]) for name in ("examples", "bad", "too_long")}
+    for name, used, budgeted in (("fill", "tokens", budget.tokens), ("fill_frames", "frames", budget.frames)):
+        if budgeted:
+            row[name] = sums[used] / (sums["rows"] * budgeted) if sums["rows"] else 0.0
     return row
 
 
