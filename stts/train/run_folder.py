@@ -31,6 +31,7 @@ HARMLESS = (
     "parallel.reshard",
     "data.max_bad_fraction",
     "data.decode_timeout",
+    "stts.pool_width",  # always the model's own: it refuses another
 )
 """Settings, or groups of them, that may change when a run goes on: they do not change what it learns."""
 
