@@ -90,7 +90,7 @@ def attention_forward(
         stts = told_aside()
     attention_mask = attention_mask if stts is None else stts
     if isinstance(attention_mask, KeyBias | Ragged):
-        hear(attention_mask)
+        hear()
     if isinstance(attention_mask, Ragged):
         packing, backend, head_dim = attention_mask.packing, attention_mask.backend, value.shape[-1]
         if attention_mask.key_bias is not None:

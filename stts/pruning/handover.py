@@ -21,7 +21,7 @@ KEYWORD = "stts"
 
 class _OfThread(threading.local):
     how: Any = None
-    heard: Any = None
+    heard: bool = False
 
 
 class _Compiled:
@@ -64,20 +64,20 @@ class Route:
         return block(x, *args, **kwargs | {"attention_mask": how})
 
 
-def hear(how: Any) -> None:
+def hear() -> None:
     """Said by the attention that was told something, so that a block whose attention does not listen is noticed."""
     if not torch.compiler.is_compiling():
-        _thread.heard = how
+        _thread.heard = True
 
 
-def check_heard(block: nn.Module, how: Any) -> None:
-    """Raises ValueError unless the attention of a block that just ran heard `how`; compiled ones are believed."""
-    if _thread.heard is not how and "forward" not in vars(block) and block._compiled_call_impl is None:
+def check_heard(block: nn.Module) -> None:
+    """Raises ValueError unless attention has listened since the last check; compiled blocks are believed."""
+    heard, _thread.heard = _thread.heard, False
+    if not heard and "forward" not in vars(block) and block._compiled_call_impl is None:
         raise ValueError(
             f"the attention of {type(block).__name__} did not listen: it has to go through transformers' attention "
             "interface, with the config of the vision model"
         )
-    _thread.heard = None
 
 
 def told_aside() -> Any:

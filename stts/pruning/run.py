@@ -140,7 +140,7 @@ class Run:
             x = block(x, *args, **kwargs)
         else:
             x = self.route.call(block, x, args, kwargs, how)
-            check_heard(block, how)
+            check_heard(block)
         if i in self.collected:
             self.collected[i] = x
         if i >= self.decides:

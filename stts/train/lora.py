@@ -92,7 +92,7 @@ def save_adapters(
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
     beside = f"; with it, whole: {', '.join(modules)}"
-    default = STTSConfig()
+    default = model.host.settle(STTSConfig())
     trained = {name: getattr(model.stts, name) for name in TRAINED_WITH}  # which peft does not bring
     other = [f", {name}={value!r}" for name, value in trained.items() if value != getattr(default, name)]
     about = {"base": model.name_or_path, "rank": settings.rank, "targets": ", ".join(settings.targets)}

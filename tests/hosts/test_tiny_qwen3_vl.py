@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,26 @@ def test_settings_of_another_model_are_named(folder, tmp_path):
         ValueError, match=r"patch_size is 16 by the files of its processor but 12 by config\.json"
     ):
         QwenProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('{"size": {"longest_edge": "a"}}', "max_pixels is 'a', must be a whole number"),
+        ('{"size": 5}', "size is 5, must name shortest_edge and longest_edge"),
+        (None, "preprocessor_config.json"),
+    ],
+)
+def test_damaged_settings_are_named_with_their_folder(folder, tmp_path, text, message):
+    for path in folder.iterdir():
+        if "preprocessor" not in path.name:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    if text:
+        (tmp_path / "video_preprocessor_config.json").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as error:
+        load_processor(ModelSpec(str(tmp_path)), STTSConfig())
+    assert message in str(error.value)
 
 
 def test_an_unknown_family_is_named_with_those_there_are(folder, tmp_path):

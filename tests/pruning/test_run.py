@@ -24,7 +24,7 @@ class Block(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask=None) -> Tensor:
         self.seen = hidden_states.shape
-        hear(attention_mask)
+        hear()
         return hidden_states * self.scale
 
 

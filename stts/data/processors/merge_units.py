@@ -37,9 +37,11 @@ class Frames:
     """That bound, in windows."""
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        names = ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels")
+        for name in (*names, "max_video_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, must be a whole number, at least 1")
         if self.max_pixels < max(self.min_pixels, self.temporal_patch_size * self.factor**2):
             raise ValueError(
                 f"max_pixels is {self.max_pixels}, must be at least min_pixels, {self.min_pixels}, and one window of "
@@ -82,6 +84,8 @@ class Frames:
                     f"{name} is {values}, must be 0.5: patches travel as bytes, which the model scales so"
                 )
         size = settings.get("size") or {}
+        if not isinstance(size, dict):
+            raise ValueError(f"size is {size!r}, must name shortest_edge and longest_edge, pixels of a clip")
         found = {name: settings.get(name) for name in cls.__dataclass_fields__}
         found |= {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
         return cls(**{name: value for name, value in found.items() if value is not None})

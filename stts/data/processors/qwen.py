@@ -117,8 +117,11 @@ class QwenProcessor:
         ValueError when it does not hold a Qwen3-VL, OSError when it cannot be found.
         """
         config = load_config(path_or_id, MODEL_TYPE, **kwargs)
-        settings, _ = BaseVideoProcessor.get_video_processor_dict(path_or_id, **kwargs)
-        frames = Frames.from_settings(settings)
+        try:
+            settings, _ = BaseVideoProcessor.get_video_processor_dict(path_or_id, **kwargs)
+            frames = Frames.from_settings(settings)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path_or_id}: how frames become patches, {SETTINGS_FILE}: {error}") from error
         bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         frames = replace(frames, **{name: bound for name, bound in bounds.items() if bound is not None})
         tokenizer = load_tokenizer(path_or_id, **kwargs)
