@@ -406,7 +406,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, tmp_path, 
     single, double = tmp_path / "single", tmp_path / "double"
     assert run_script(monkeypatch, tmp_path, *small(clips, tiny_folder, output_dir=single)) == 0
     arguments = small(clips, tiny_folder, **{"output_dir": double, "train.batch_size": 1, "parallel": "fsdp"})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launcher, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )

@@ -24,7 +24,7 @@ POLICIES = {
 }
 """Each pruning policy and its stage, where the windows it drops leave: "vit", after block insert_after + 1; "frames",
 before the ViT, which never sees a frame that keeps nothing; "llm", after all of the ViT and the adapter, in front of
-the LLM; "nowhere". What each does: stts.policies and docs/policies.md."""
+the LLM; "nowhere". What each does: stts.pruning.policies and docs/policies.md."""
 BACKENDS = ("auto", "loop", "varlen", "flash", "flex", "bins")
 
 
