@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..data.evidence import evidence_items, evidence_scores
 from ..data.processors.molmo2 import VideoProcessor
-from ..data.video.config import FOLDER_FPS
 from ..data.video.decode import VideoError
+from ..data.video.frame_folder import FOLDER_FPS
 from ..data.video.read import Clip, open_reader, read_video
 from ..pruning.windows import window_grid
 from .config import EvalConfig

@@ -16,7 +16,6 @@ from typing import Any
 
 from ..data.prompts import LETTERS
 from ..files.durable import write_whole
-from ..files.jsonl import parse, raw_lines
 from .tasks.base import Question
 
 Record = dict[str, Any]
@@ -140,13 +139,11 @@ def read_predictions(folder: Path) -> dict[str, Record]:
     """All predictions in a folder, by question id. Raises ValueError naming file and line of one that is none."""
     by_id: dict[str, Record] = {}
     for path in prediction_files(folder):
-        for _, number, line in raw_lines(path):
-            if not line.endswith(b"\n"):
-                break  # torn by a kill
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
             try:
-                record = parse(line, f"{path}:{number}")
+                record = json.loads(line)
                 by_id.setdefault(record["id"], record)
-            except (ValueError, KeyError) as error:
+            except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
                     f"{path}:{number}: not a prediction ({error}); remove the line to ask again"
                 ) from error

@@ -15,7 +15,8 @@ from stts import STTSConfig
 from stts.data import DataSpec, JsonlData, VideoError, VideoQADataset, load_data, read_video, training_data
 from stts.data.check import check_data
 from stts.data.rows import checked_rows
-from stts.data.video.config import FOLDER_FPS, VideoConfig
+from stts.data.video.config import VideoConfig
+from stts.data.video.frame_folder import FOLDER_FPS
 from stts.eval.config import EvalConfig
 from stts.eval.reading import read_clip
 from stts.eval.tasks import BenchmarkSpec
