@@ -43,9 +43,9 @@ def prefetch(
             yield result.result()
     finally:
         line.ended = True
+        line.room.release(workers)  # whoever waits for room looks whether it has ended
         if stop:
             stop()
-        line.room.release(workers)  # whoever waits for room looks whether it has ended
         deadline = time.monotonic() + PATIENCE
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))

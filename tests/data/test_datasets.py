@@ -322,7 +322,7 @@ JSON = st.recursive(
 KEYS = ["id", "video", "question", "answer", "options", "messages", "start", "end", "evidence", "images", "x"]
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), st.booleans())
 def test_any_row_is_fine_or_refused_by_name(tmp_path_factory, change, turns):
     folder = tmp_path_factory.getbasetemp() / "any_row"

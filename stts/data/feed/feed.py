@@ -113,7 +113,7 @@ def _reason(error: Exception) -> str:
 class Feed:
     """Iterate over it once. dataset: gives the processor's examples; place: where the process stands.
 
-    dataset.max_bad_fraction (0 where it has none) says how many of its examples may be unreadable. More raise
+    Its max_bad_fraction (0 where it has none) says how many of its examples may be unreadable: more raise
     BadDataError with a list of them. An example that no row can hold raises ValueError naming it, or is skipped or
     shortened, as spec.too_long says.
     """

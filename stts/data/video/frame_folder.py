@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .config import FOLDER_FPS
 from .containers import MAX_PIXELS, VideoError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class FrameFolder:
     promised = 0.0
     cut_short = False
 
-    def __init__(self, folder: Path, fps: float) -> None:
+    def __init__(self, folder: Path, fps: float = FOLDER_FPS) -> None:
         self.images = sorted(filter(_is_image, folder.iterdir()), key=_by_numbers)
         if not self.images:
             raise VideoError(f"{folder}: is a directory without images ({', '.join(SUFFIXES)})")

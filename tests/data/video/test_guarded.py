@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -110,20 +110,23 @@ def test_a_forked_process_has_a_helper_of_its_own(folder, reader):
     assert copy.timeout == 60
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
 def test_a_helper_does_not_outlive_a_process_that_is_killed(folder):
-    code = (
-        "import sys, time; from stts.data.video.guarded import GuardedReader; g = GuardedReader(9);"
-        "g(sys.argv[1], 2); print(g.helper[1], flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder / "clip.mp4")], stdout=subprocess.PIPE, text=True
-    )
-    helper = int(process.stdout.readline())
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+
+    def read_and_wait() -> None:
+        reader = GuardedReader(60)
+        reader(folder / "clip.mp4", 2)
+        there.send(reader.helper[1])
+        time.sleep(600)
+
+    process = context.Process(target=read_and_wait)
+    process.start()
+    helper = here.recv()
     assert alive(helper)
     process.kill()
-    process.wait()
+    process.join()
     deadline = time.monotonic() + 300
     while alive(helper) and time.monotonic() < deadline:
         time.sleep(0.02)
