@@ -77,7 +77,11 @@ def first_video(batch: dict[str, Any], keep_windows: Tensor) -> tuple[np.ndarray
 
 
 def draw_batch(batch: dict[str, Any], keep_windows: Tensor | None, name: str, path: Path) -> Path | None:
-    """Draw what a policy (name) kept of a batch's first video; returns path, None when nothing was pruned."""
+    """Draw what a policy kept of a batch's first video.
+
+    batch: the collator's; keep_windows: (F, W) bool over all frames of the batch, None where nothing was pruned;
+    name: of the policy. Returns path, or None where there is nothing to draw.
+    """
     if keep_windows is None or "video_grids" not in batch:
         return None
     frames, keep = first_video(batch, keep_windows)

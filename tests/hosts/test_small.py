@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Molmo2Config, Molmo2ForConditionalGenera
 
 from stts import STTSConfig
 from stts.curriculum.scenes import Scene, load_scenes
-from stts.curriculum.stages import Curriculum, Stage, StageTraining, run_curriculum
+from stts.curriculum.stages import Curriculum, Stage, StageRun, run_curriculum
 from stts.data import Collator, VideoQADataset
 from stts.data.evidence import evidence_windows
 from stts.data.processors.molmo2 import VideoProcessor
@@ -181,7 +181,7 @@ def test_bf16_sees_what_float32_sees(loss: str, small_folder: Path, scenes: list
     for precision in ("auto", "bf16"):
         model = Molmo2ForConditionalGeneration.from_pretrained(small_folder)
         asked = stage(1e-3, 1e-3, precision, distance=0.3, direct_share=0.5, times=0.3, names=0.5)
-        run = StageTraining(model, processor, scenes, asked, np.random.default_rng(0), print)
+        run = StageRun(model, processor, scenes, asked, np.random.default_rng(0), print)
         found, _ = getattr(run, loss)()
         found.backward()
         assert all(p.grad is None or p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())
