@@ -70,8 +70,8 @@ def make_ask(
 def encode(model: nn.Module, video: dict[str, Tensor], seed: int) -> VisualTokens:
     """The visual tokens of one video.
 
-    video: the processor's tensors of its frames, and window_scores (T, W); seed: of the random policy, whose draws then
-    belong to the video alone.
+    video: the processor's tensors of its frames, and window_scores (T, W); seed: of the random policy, whose draws
+    then belong to the video alone.
     """
     torch.manual_seed(seed)
     on_host = ("video_grids",)  # a handful of sizes, which the host reads
