@@ -16,7 +16,7 @@ from stts.settings.typed import from_dict
 
 def main(config: dict[str, Any]) -> None:
     """Train through the curriculum, score the result on held-out clips; put the tiny model into the package."""
-    from stts.curriculum.card import put_into_package, score_on_test
+    from stts.curriculum.card import install_tiny, score_on_test
     from stts.curriculum.stages import Curriculum, run_curriculum
     from stts.data.synthetic.spec import SyntheticSpec
 
@@ -27,7 +27,7 @@ def main(config: dict[str, Any]) -> None:
     spec = SyntheticSpec(**config["data"])
     results = score_on_test(folder, output_dir / "data", spec, output_dir / "scores")
     if config["install"]:
-        print(f"installed in {put_into_package(folder, results, curriculum.seed)}")
+        print(f"installed in {install_tiny(folder, results, curriculum.seed)}")
         suggest("train")
     else:
         print(f"the model is in {folder}")

@@ -107,7 +107,7 @@ def write_card(folder: Path, results: Mapping[str, Any], seed: int) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def put_into_package(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
+def install_tiny(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
     """Copy a made model into the package, with its card; returns where it is now."""
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

@@ -123,9 +123,8 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
             processor = VideoProcessor.from_pretrained(start)
             scenes = scenes or load_scenes(data / "train.jsonl", processor)
             torch.manual_seed(config.seed)
-            rng = np.random.default_rng((config.seed, number))
-            training = StageTraining(model, processor, scenes, stage, rng, say)
-            training.train(training.align_loss if number == 0 else training.answer_loss)
+            run = StageRun(model, processor, scenes, stage, np.random.default_rng((config.seed, number)), say)
+            run.train(run.align_loss if number == 0 else run.answer_loss)
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
 
@@ -134,7 +133,7 @@ def run_curriculum(config: Curriculum, folder: str | Path, say: Callable[[str], 
     return last
 
 
-class StageTraining:
+class StageRun:
     """A model in one stage, on the device where it is; clips and labels stay on the host until they are needed."""
 
     def __init__(
@@ -175,9 +174,10 @@ class StageTraining:
                 reported = []
 
     def align_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Frames with an event, and a sixth as many others: do windows lie near their words?
+        """Each window of some frames should lie near the words for what it shows.
 
-        Returns the loss, a scalar with a gradient, and scalars to report, by name.
+        Of batch_size frames with an event and a sixth as many of any kind. Returns the loss, and it with its parts to
+        report: () each.
         """
         size = self.stage.train.batch_size
         picked = [self._event_frame() for _ in range(size)] + [self._any_frame() for _ in range(size // 6)]
@@ -209,9 +209,9 @@ class StageTraining:
         return self.model.get_input_embeddings().weight[ids.to(self.device)]
 
     def answer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Conversations about B clips: answers, and what else the stage asks for.
+        """The loss of conversations about batch_size clips, and what to report: () each.
 
-        Returns the loss, a scalar with a gradient, and scalars to report, by name.
+        It is that of the answers, plus _time_loss and _name_loss where the stage gives them a weight.
         """
         numbers = self.rng.integers(0, len(self.scenes), self.stage.train.batch_size)
         scenes = [self.scenes[number] for number in numbers]
@@ -235,10 +235,10 @@ class StageTraining:
         return loss, report
 
     def _time_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-        """Visual tokens point at their third of the clip, and at both digits of their time alike.
+        """Each visual token should lie near the words for its time: its third of the clip, and its two digits.
 
-        hidden: (B, L, D), states of the LLM; batch: input_ids (B, L); scenes: the B clips, all of T frames of W
-        windows. Returns the loss and the share of tokens that point at the right third, both scalars.
+        hidden: (B, L, D), states of an LLM layer; batch: the collator's; scenes: B of them, all of the same number of
+        frames and windows. Returns the loss and the share of tokens whose nearest third is the right one, () each.
         """
         is_visual = batch["input_ids"] == self.model.config.image_patch_id
         visual = hidden[is_visual.to(self.device)]  # (B*T*W, D)
@@ -251,10 +251,10 @@ class StageTraining:
         return sum(loss for loss, _ in parts), parts[0][1]
 
     def _name_loss(self, hidden: Tensor, batch: dict, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-        """Words that name an event point at what else is true of it.
+        """Each token of the text that names an event should lie near the other words that are true of that event.
 
-        hidden: (B, L, D), states of the LLM; batch: input_ids (B, L); scenes: the B clips. Returns the loss and the
-        mean share of words that point at the right one, both scalars.
+        hidden: (B, L, D), states of an LLM layer; batch: the collator's; scenes: B of them. Returns the loss and the
+        share of names whose nearest words are the right ones, () each.
         """
         rows = zip(batch["input_ids"], scenes, strict=True)
         labels = [name_labels(row, scene.events, len(scene.timestamps), self.ids) for row, scene in rows]

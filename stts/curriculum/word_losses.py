@@ -61,7 +61,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Tensor:
     return torch.tensor(ids)[:, 0]
 
 
-def words_of(event: Event, num_slots: int) -> dict[str, int]:
+def describe_event(event: Event, num_slots: int) -> dict[str, int]:
     """Kind -> number of the word that is true of an event in a clip of so many slots; IGNORE: none is."""
     slot = math.ceil(event["start"] / SLOT_SECONDS)
     brief = event["end"] - event["start"] <= SLOT_SECONDS
@@ -76,7 +76,7 @@ def window_labels(
     labels = {kind: torch.full((len(timestamps), rows * cols), len(words)) for kind, words in VALUES.items()}
     for event in events:
         shown = torch.from_numpy(evidence_windows([event], timestamps, rows, cols))
-        for kind, number in words_of(event, len(timestamps)).items():
+        for kind, number in describe_event(event, len(timestamps)).items():
             if kind in labels:
                 labels[kind][shown] = number
     return labels
@@ -99,7 +99,7 @@ def name_labels(
     events IGNORE, like every other token. events: in the order they are shown.
     """
     labels = {kind: torch.full_like(input_ids, IGNORE) for kind in KINDS}
-    known = [words_of(event, num_slots) for event in events]
+    known = [describe_event(event, num_slots) for event in events]
     names = [(ids.first, known[:1], ""), (ids.last, known[-1:], "")]
     for kind in VALUES:
         for number, token in enumerate(ids.kinds[kind].tolist()):

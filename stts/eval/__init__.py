@@ -1,1 +1,1 @@
-"""Asking a model the questions of a benchmark: tasks (what is asked), runner (the loop), records, report."""
+"""Asking a model the questions of a benchmark: tasks (what is asked), runner (the loop), records, summary."""

@@ -28,7 +28,7 @@ class Item:
 
     question: Question
     prompt: dict[str, Tensor]
-    """The processor's tensors of its text, with a placeholder for every window of the video."""
+    """The processor's tensors of its text, (L,) each, with a placeholder for every window of the video."""
     visual: VisualTokens
     """Of the video; shared with other questions about it."""
     evidence: np.ndarray
@@ -68,7 +68,11 @@ def make_ask(
 
 
 def encode(model: nn.Module, video: dict[str, Tensor], seed: int) -> VisualTokens:
-    """The visual tokens of one video. seed: of the random policy, whose draws then belong to the video alone."""
+    """The visual tokens of one video.
+
+    video: the processor's tensors of its frames, and window_scores (T, W); seed: of the random policy, whose draws
+    then belong to the video alone.
+    """
     torch.manual_seed(seed)
     on_host = ("video_grids", "video_grid_thw")  # a handful of sizes, which the host reads
     return model.encode_videos(**{k: v if k in on_host else _to(model, v) for k, v in video.items()})

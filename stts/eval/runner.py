@@ -109,7 +109,7 @@ def _open_records(folder: Path, settings: dict[str, Any], processes: Processes) 
 def _show_progress(
     config: EvalConfig, mine: Sequence[Portion], records: Records, processes: Processes
 ) -> AbstractContextManager[EvalProgress]:
-    """Of the questions that this process asks."""
+    """How far this process is with the questions that it asks."""
     ids = [question.id for portion in mine for shared in portion for question in shared]
     name, shown = config.benchmark, config.progress and processes.process_index == 0
     if processes.num_processes > 1:
@@ -178,7 +178,7 @@ def _encoded(
 def _look_at_context(
     model: nn.Module, processor: Processor, encoded: Iterable[list[Item]]
 ) -> Iterator[list[Item]]:
-    """The same questions; the first that goes past the positions its model was made for is told."""
+    """Hands the questions on, and warns of the first that is longer than the model was made for."""
     told = False
     for items in encoded:
         for item in items:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pruning.config import STTSConfig
+from ..rules import at_least, between, check, check_rules
 
 READING = ("max_fps", "backend", "sampling", "start", "end", "folder_fps")
 
@@ -19,7 +20,7 @@ class DrawingConfig:
 
     video: str | None
     """A file, or a folder of frames."""
-    frames: int
+    frames: int = field(metadata=at_least(1))
     """At most this many frames of it are shown to the model."""
     reading: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of stts.data.read_video."""
@@ -27,13 +28,13 @@ class DrawingConfig:
     """Asked about the video, if given; the answer stands in the title."""
     options: tuple[str, ...] = ()
     """Of a multiple-choice question."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Of policies that draw by chance."""
-    sheet_frames: int = 24
+    sheet_frames: int = field(default=24, metadata=at_least(1))
     """Frames on the contact sheet; of longer clips evenly spaced ones."""
     mp4: bool = True
     """Write the moving picture, too."""
-    fps: float = 4.0
+    fps: float = field(default=4.0, metadata=between(0, 120, "(]"))
     """Its frames a second, however far apart they lie in the video."""
 
     def __post_init__(self) -> None:
@@ -41,11 +42,8 @@ class DrawingConfig:
             raise ValueError(
                 "video is not set: give the file or folder of frames to look at, e.g. video=clip.mp4"
             )
-        _check(self.frames >= 1, "frames", self.frames, "must be at least 1")
-        _check(self.seed >= 0, "seed", self.seed, "must be 0 or more")
-        _check(self.sheet_frames >= 1, "draw.sheet_frames", self.sheet_frames, "must be at least 1")
-        _check(0 < self.fps <= 120, "draw.fps", self.fps, "must be above 0 and at most 120")
-        _check(not self.options or self.question, "options", self.options, "needs question=...")
+        check_rules(self, "draw", frames="frames", seed="seed")
+        check(not self.options or bool(self.question), "options", self.options, "needs question=...")
         if unknown := [key for key in self.reading if key not in READING]:
             raise ValueError(f"reading.{unknown[0]} is not a setting; known: {', '.join(READING)}")
 
@@ -77,8 +75,3 @@ def headline(
     """What stands above the pictures: the video and the pruning, then question and answer if there are."""
     line = f"{name}   {model}, policy {stts.policy}, {stts.prune_ratio:.0%} dropped"
     return line if question is None else f"{line}\n{question}  \N{RIGHTWARDS ARROW}  {reply}"
-
-
-def _check(ok: bool, name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{name} is {value!r}, {rule}")

@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
 import stts.curriculum.card as card_module
 from stts import STTSConfig
-from stts.curriculum.card import put_into_package, score_on_test
+from stts.curriculum.card import install_tiny, score_on_test
 from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
-from stts.curriculum.stages import Curriculum, Stage, StageTraining, run_curriculum
+from stts.curriculum.stages import Curriculum, Stage, StageRun, run_curriculum
 from stts.curriculum.word_losses import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.data import read_video
 from stts.data.processors.molmo2 import IGNORE, VideoProcessor
@@ -163,7 +163,7 @@ def test_without_options() -> None:
 def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Scene], curriculum) -> None:
     """hidden_states[k] of transformers is what layer k - 1 returns, and only earlier layers get a gradient."""
     model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
-    training = StageTraining(
+    run = StageRun(
         model,
         VideoProcessor.from_pretrained(tiny_folder),
         scenes,
@@ -174,14 +174,14 @@ def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Sce
     kept, hook = [], lambda module, args, output: kept.append(output)
     for layer in model.model.language_model.layers:
         layer.register_forward_hook(hook)
-    time_loss = training._time_loss
+    time_loss = run._time_loss
     seen = []
-    training._time_loss = lambda hidden, *rest: (seen.append(hidden), time_loss(hidden, *rest))[1]
-    loss, report = training.answer_loss()
+    run._time_loss = lambda hidden, *rest: (seen.append(hidden), time_loss(hidden, *rest))[1]
+    loss, report = run.answer_loss()
     first = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
     assert torch.equal(seen[0], first)
     assert loss > report["loss"] > 0
-    assert not training._see(scenes[0].patches, scenes[0].windows).requires_grad or not any(
+    assert not run._see(scenes[0].patches, scenes[0].windows).requires_grad or not any(
         p.requires_grad for p in model.model.vision_tower.parameters()
     )
 
@@ -211,7 +211,7 @@ def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path, monkey
     assert (again / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
 
     results = score_on_test(last, tmp_path / "a" / "data", SyntheticSpec(**DATA), tmp_path / "scores")
-    target = put_into_package(last, results, seed=0, target=tmp_path / "package")
+    target = install_tiny(last, results, seed=0, target=tmp_path / "package")
     card = (target / "README.md").read_text()
     assert f"| all | 8 | {results['accuracy']:.3f} |" in card
     model, _ = load_model(ModelSpec(str(target)), STTSConfig())

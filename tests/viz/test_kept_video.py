@@ -204,7 +204,7 @@ def test_pictures_of_another_video_of_that_name_are_not_overwritten(tmp_path):
     [
         ([], "video is not set"),
         (["video=nowhere.mp4"], "video is 'nowhere.mp4': no such file or folder of frames"),
-        (["video=FILE", "draw.fps=0"], "draw.fps is 0.0, must be above 0"),
+        (["video=FILE", "draw.fps=0"], r"draw\.fps is 0\.0, must be in \(0, 120\]"),
         (["video=FILE", "options=[a,b]"], "needs question"),
         (["video=FILE", "draw.sheet_frames=0"], "draw.sheet_frames is 0"),
         (["video=FILE", "+reading.fps=3"], "reading.fps is not a setting"),

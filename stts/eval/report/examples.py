@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,7 +110,8 @@ def find_question(run: EvaluatedRun, name: str) -> Question:
 
 
 def _video_settings(run: EvaluatedRun) -> VideoConfig:
-    return VideoConfig(*(run.settings[key] for key in ("frames", "max_fps", "backend", "sampling")))
+    names = [field.name for field in dataclasses.fields(VideoConfig)]
+    return VideoConfig(**{name: run.settings[name] for name in names if name in run.settings})
 
 
 def _mask(run: EvaluatedRun, record: Record, frames: int) -> np.ndarray:

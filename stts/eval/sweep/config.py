@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ...pruning.config import STTSConfig
+from ...rules import at_least, check_rules
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,11 @@ class SweepConfig:
     frames: tuple[int, ...]
     prune_ratio: tuple[float, ...]
     policy: tuple[str, ...] = ("scorer",)
-    cost_videos: int = 4
+    cost_videos: int = field(default=4, metadata=at_least(1))
     """Videos that seconds are measured on."""
-    cost_repeats: int = 5
+    cost_repeats: int = field(default=5, metadata=at_least(1))
     """Measured passes over each."""
-    tolerance: float = 0.05
+    tolerance: float = field(default=0.05, metadata=at_least(0))
     """Costs count as the same up to this share more."""
 
     def __post_init__(self) -> None:
@@ -35,11 +36,7 @@ class SweepConfig:
                 raise ValueError(f"frames is {frames!r}, must be a whole number, at least 1")
         for policy, ratio in product(self.policy, self.prune_ratio):
             STTSConfig(policy=policy, prune_ratio=ratio)
-        for key in ("cost_videos", "cost_repeats"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"sweep.{key} is {getattr(self, key)}, must be at least 1")
-        if self.tolerance < 0:
-            raise ValueError(f"sweep.tolerance is {self.tolerance}, must be 0 or more")
+        check_rules(self, "sweep")
 
     def cells(self) -> Iterator[tuple[int, float, str]]:
         """(frames, prune ratio, policy) of each; whole videos, which no policy touches, once a frame count."""

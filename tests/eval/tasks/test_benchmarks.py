@@ -412,6 +412,32 @@ class TestScript:
         assert capsys.readouterr().out == "benchmark synthetic: nothing is missing\n"
         assert not (tmp_path / "outputs").exists(), "no model was made, nor a clip"
 
+    def check_results(self, place: Path) -> dict[str, float]:
+        """Every benchmark has a folder with results about all of its questions. Returns their accuracies."""
+        folders = {name: place / "outputs/eval" / name / "tiny-temporal-0.5-f4" for name in MINIATURES}
+        results = {name: json.loads((folders[name] / "results.json").read_text()) for name in folders}
+        for name in MINIATURES:
+            assert results[name]["n"] == len(MINIATURES[name]().questions)
+            assert results[name]["settings"]["prompt"] == MINIATURES[name]().prompt
+            config = yaml.safe_load((folders[name] / "config.yaml").read_text())
+            assert (config["benchmark"]["name"], config["output_dir"]) == (
+                name,
+                str(folders[name].relative_to(place)),
+            )
+        return {name: results[name]["accuracy"] for name in results}
+
+    def check_means(self, place: Path, accuracy: dict[str, float], said: str) -> None:
+        whole = json.loads((place / "outputs/eval/all/tiny-temporal-0.5-f4/results.json").read_text())
+        assert whole["accuracy"] == accuracy
+        assert whole["means"] == {
+            "short mean": pytest.approx(np.mean([accuracy[name] for name in SHORT])),
+            "long mean": pytest.approx(np.mean([accuracy[name] for name in LONG])),
+            "mean of 13": pytest.approx(np.mean(list(accuracy.values()))),
+        }
+        lines = [line.replace("│", " ").split() for line in said.splitlines()]
+        mean = f"{100 * whole['means']['mean of 13']:.1f}"
+        assert ["mean", "of", "13", mean, "%"] in lines
+
     @pytest.mark.slow
     def test_all_thirteen_with_the_tiny_model(
         self, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -444,39 +470,11 @@ class TestScript:
         }
         assert len(clips) < sum(len(MINIATURES[name]().questions) for name in MINIATURES)
         assert calls["read_video"] == calls["embed_patches"] + calls["get_video_features"] == len(clips)
-        folders = {name: tmp_path / "outputs/eval" / name / "tiny-temporal-0.5-f4" for name in MINIATURES}
-        results = {name: json.loads((folders[name] / "results.json").read_text()) for name in folders}
-        for name in MINIATURES:
-            assert results[name]["n"] == len(MINIATURES[name]().questions)
-            assert results[name]["settings"]["prompt"] == MINIATURES[name]().prompt
-            config = yaml.safe_load((folders[name] / "config.yaml").read_text())
-            assert (config["benchmark"]["name"], config["output_dir"]) == (
-                name,
-                str(folders[name].relative_to(tmp_path)),
-            )
+        accuracy = self.check_results(tmp_path)
         assert sum(prompt.startswith("Subtitles:\n") for prompt in prompts) == 3
         assert sum("The best answer is:" in prompt for prompt in prompts) == 4
-        accuracy = {name: results[name]["accuracy"] for name in results}
-        whole = json.loads((tmp_path / "outputs/eval/all/tiny-temporal-0.5-f4/results.json").read_text())
-        assert whole["accuracy"] == accuracy
-        assert whole["means"] == {
-            "short mean": pytest.approx(np.mean([accuracy[name] for name in SHORT])),
-            "long mean": pytest.approx(np.mean([accuracy[name] for name in LONG])),
-            "mean of 13": pytest.approx(np.mean(list(accuracy.values()))),
-        }
-        lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
-        mean = f"{100 * whole['means']['mean of 13']:.1f}"
-        assert ["mean", "of", "13", mean, "%"] in lines
+        self.check_means(tmp_path, accuracy, capsys.readouterr().out)
         prompts.clear()
-        assert (
-            run_script(
-                monkeypatch,
-                tmp_path,
-                "eval",
-                "benchmark=lvbench",
-                *overrides[1:4],
-                *overrides_for("lvbench", "benchmark", tmp_path, {}),
-            )
-            == 0
-        )
+        alone = ["benchmark=lvbench", *overrides[1:4], *overrides_for("lvbench", "benchmark", tmp_path, {})]
+        assert run_script(monkeypatch, tmp_path, "eval", *alone) == 0
         assert prompts == [], "asked alone it goes on in the same folder"
