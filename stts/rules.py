@@ -89,15 +89,15 @@ class Gone:
     """A setting that there is no more."""
 
     why: str
-    """And what to do."""
+    """What follows on "is gone: ", and what to do."""
     default: object = NOTHING
     """The value that meant to do without it: saved settings that have it load as ever."""
 
 
 GONE = {
     "stts.center_targets": Gone(
-        "the scorer learned less with it: accuracy 0.688, against 0.878 without (docs/evidence.md). Leave it out, or "
-        "take commit 394e82f, the last that has it",
+        "it taught the scorer less, accuracy 0.688 against 0.878 without (docs/evidence.md); leave it out, or take "
+        "commit 394e82f, the last that has it",
         default=False,
     ),
 }
@@ -131,4 +131,4 @@ def without_gone(saved: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def _sentence(key: str, value: object, gone: Gone) -> str:
-    return f"{key} is {value!r}, but there is no such setting any more: {gone.why}"
+    return f"{key}={value} is gone: {gone.why}"
