@@ -15,7 +15,7 @@ RANKED = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def join_processes() -> PartialState:
-    """Meet the other processes of a launch, if there are any."""
+    """Connect this process to the others of its launch, if there are any. It may be called again."""
     import torch
     from accelerate import PartialState
 
@@ -24,7 +24,10 @@ def join_processes() -> PartialState:
 
 
 def refuse_lone_process() -> None:
-    """End this process where accelerate was asked for several on a CPU: it starts one, which would work alone."""
+    """Exit with status 2 where `accelerate launch` was asked for several processes on a CPU.
+
+    It starts only one there, which would train alone.
+    """
     asked = (
         os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     )  # it sets both then

@@ -1,4 +1,4 @@
-"""One run, one process: the folder of a run belongs to whoever trains in it, for as long as that process lives."""
+"""A lock on a run's folder: one process trains in it at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def only_run(output_dir: Path) -> Iterator[None]:
-    """Hold a run's folder, which must exist. The system lets go of it when the process ends, kill -9 included.
+    """Hold a run's folder, which must exist, while the context lasts.
 
-    Raises ValueError, naming the folder, when another process holds it. Where the file system knows no locks there is
-    a warning instead. The file stays behind: without a process that holds it, it means nothing.
+    Raises ValueError, naming the folder, when another process holds it; where the file system knows no locks there is
+    a warning instead. The system frees the lock when the process ends, even by kill -9. The file stays behind; when
+    no process holds it, it means nothing.
     """
     lock = FileLock(output_dir / NAME)
     try:

@@ -13,9 +13,10 @@ from .windows import Grid, check_frames, first_frames, resolve_grid, to_windows
 
 
 def novelty(features: Tensor, pool_width: int = 3, grid: Grid | None = None) -> Tensor:
-    """What the scorer should say of each window: 1 - its similarity to the frame before it in the batch.
+    """The scorer's target for each window: 1 - its cosine similarity to the same window one frame earlier.
 
-    features: (F, N, D) -> (F, W) float32, 0 in frame 0, which has none before it.
+    features: (F, N, D) -> (F, W) float32. Earlier means the frame before in the batch, also where a new video begins;
+    frame 0 has none and is 0.
     """
     with torch.autocast(features.device.type, enabled=False):
         change = 1 - neighbor_similarity(features, pool_width, grid)

@@ -34,10 +34,10 @@ def select_windows(
     """Keep the best windows of each video, ranked over all its frames together (paper section 3).
 
     scores: (F, W), F frames of all videos one after the other; frames_per_video: T of each, summing to F;
-    prune_ratio in [0, 1). Returns the keep mask (F, W) bool, True = keep. Exactly num_dropped windows of each
-    video go; the first frame stays whole, unless first_frame_whole is False and it is ranked like the others; among
-    equal scores the earliest window goes first; NaN counts as the highest score. Raises ValueError when
-    frames_per_video does not fit.
+    prune_ratio in [0, 1); first_frame_whole: False ranks a video's first frame like the others, else all of it
+    stays. Returns the keep mask (F, W) bool, True = keep. Exactly num_dropped windows of each video go. Among equal
+    scores the earliest window goes first; NaN counts as the highest score. Raises ValueError when frames_per_video
+    does not fit.
     """
     check_frames(len(scores), frames_per_video)
     keep = torch.ones_like(scores, dtype=torch.bool)
@@ -52,10 +52,11 @@ def select_windows(
 
 @torch.no_grad()
 def explore(scores: Tensor, noise: float) -> Tensor:
-    """Scores -> what to rank while exploring: their logits plus `noise` times Gumbel noise from torch's generator.
+    """What to rank while exploring: the logits of the scores plus `noise` times Gumbel noise.
 
-    scores: in [0, 1], any shape. The highest of them are a sample without replacement, its odds in proportion to
-    (s / (1 - s)) ** (1 / noise) (Gumbel top-k: Kool et al. 2019, arXiv 1903.06059). Sees no gradient.
+    scores: in [0, 1], any shape -> float32 of that shape, without gradient; noise is drawn from torch's generator.
+    Taking the highest draws windows without replacement, with odds in proportion to (s / (1 - s)) ** (1 / noise)
+    (Gumbel top-k: Kool et al. 2019, arXiv 1903.06059).
     """
     gumbel = -torch.empty_like(scores, dtype=torch.float32).exponential_().log()
     return scores.float().logit(eps=1e-6) + noise * gumbel
@@ -72,13 +73,13 @@ def attention_bias(
 ) -> Tensor:
     """Scores as an additive bias on the attention logits of each patch as a key.
 
-    Weights are the scores rescaled by min-max to [floor, 1] over each row of windows (norm="row", as published)
-    or each frame (norm="frame"); the first frame of each video has weight 1. The bias is their logarithm, at
-    most 0. Gradient flows through the scores, their minimum and their maximum: it is the only path from later
+    The scores are rescaled by min-max to weights in [floor, 1], over each row of windows (norm="row", as published)
+    or each frame (norm="frame"); the first frame of each video has weight 1. The bias is the weights' logarithm, at
+    most 0. Gradient flows through the scores, their minimum and their maximum. This is the only path from later
     layers to the scorer (paper section 3).
 
-    scores: (F, W) -> (F, N) float32; grid: the patch grid, square by default; least_range: scores closer together
-    than this are stretched no further than if they were this far apart, the highest keeping weight 1.
+    scores: (F, W) -> (F, N) float32; grid: the patch grid, square by default; least_range: where the scores span less
+    than this, they are rescaled as if they spanned this much, with the highest at weight 1.
     """
     check_frames(len(scores), frames_per_video)
     grid = resolve_window_grid(scores.shape[1], pool_width, grid)

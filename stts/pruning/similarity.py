@@ -20,9 +20,9 @@ EPS = 1e-12
 def neighbor_similarity(features: Tensor, pool_width: int = 3, grid: Grid | None = None) -> Tensor:
     """Cosine similarity of each window with the same window one frame earlier.
 
-    A window's feature is its p * p patch vectors laid end to end, in float32. features: (F, N, D) -> (F - 1, W),
-    row t comparing frames t and t + 1 of the flattened batch, video borders included. Beside the features, which
-    the ViT holds anyway, the backward keeps O(F * W); it cannot be differentiated twice.
+    A window's feature is its p * p patch vectors laid end to end, in float32. features: (F, N, D) -> (F - 1, W)
+    float32. Row t compares frames t and t + 1 of the flattened batch, also where a new video begins. For the backward
+    pass it keeps O(F * W) numbers beside the features, which the ViT holds anyway. It cannot be differentiated twice.
     """
     return _NeighborCosine.apply(features, resolve_grid(features.shape[1], grid), pool_width)
 
@@ -30,6 +30,7 @@ def neighbor_similarity(features: Tensor, pool_width: int = 3, grid: Grid | None
 class _NeighborCosine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Grid, pool_width: int) -> Tensor:
+        """(F, N, D) -> cosines (F - 1, W) float32, FRAMES_AT_ONCE frames at a time."""
         products, squares = [], []
         for start in range(0, len(x), FRAMES_AT_ONCE):
             piece = x[start : start + FRAMES_AT_ONCE + 1].float()  # one more: the first of the next piece
@@ -44,7 +45,10 @@ class _NeighborCosine(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """d cos(a, b) / da = b / (|a| |b|) - cos * a / |a|^2, for both neighbours of every frame."""
+        """Gradient of the cosines, (F - 1, W), -> that of the features, (F, N, D).
+
+        d cos(a, b) / da = b / (|a| |b|) - cos * a / |a|^2, for both neighbours of every frame.
+        """
         x, norms, cosine = ctx.saved_tensors
         cross = grad / (norms[1:] * norms[:-1])  # (F - 1, W)
         own = F.pad(grad * cosine, (0, 0, 1, 0)) + F.pad(grad * cosine, (0, 0, 0, 1))

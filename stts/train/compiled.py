@@ -1,4 +1,4 @@
-"""torch.compile, a layer at a time: layers of a stack share their code, so little is compiled however deep it is."""
+"""torch.compile, a layer at a time. The layers of a stack share their code, so depth costs no more compilation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 VARIANTS = 64
-"""Times one function may be compiled: all layers of ViT and LLM run through the same one of transformers: dense,
-biased or ragged, with one example or several, recomputed or not. Past torch's own 8 they would run uncompiled."""
+"""Times one function may be compiled; past torch's own 8 it would run uncompiled. All layers of ViT and LLM run
+through the same function of transformers: dense, biased or ragged, with one example or several, recomputed or not."""
 
 
 def compile_layers(model: nn.Module, backend: str | Callable = "inductor") -> None:

@@ -183,7 +183,7 @@ class TrainConfig:
         )
 
     def for_devices(self, number: int) -> TrainConfig:
-        """The same with the grad_accumulation that its global_batch takes on so many devices, if it has one.
+        """The same with grad_accumulation filled in from global_batch, if it has one, for a number of devices.
 
         Raises ValueError when they cannot share it evenly.
         """
@@ -205,8 +205,11 @@ class TrainConfig:
     def with_steps(
         self, num_examples: int, step_size: float, step: int = 0, examples: int = 0
     ) -> TrainConfig:
-        """The same with the max_steps that its epochs take, if it has any: those done, and what is left in steps of
-        so many examples. examples: trained on in the steps done, which may have been of another size."""
+        """The same with max_steps filled in from epochs, if it has any.
+
+        num_examples: of an epoch; step_size: examples of each step to come; step, examples: done so far, in steps
+        that may have been of another size.
+        """
         if self.epochs is None:
             return self
         left = max(self.epochs * num_examples - examples, 0)

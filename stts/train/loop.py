@@ -40,14 +40,16 @@ def train(
     wandb: WandbConfig | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Fine-tune a model in place and return its last checkpoint; output_dir/model then holds the result.
+    """Fine-tune a model in place. Returns the folder of its last checkpoint; output_dir/model holds the result.
 
     model: a pruning model, as load_model gives it; processor: its own; dataset: gives the processor's
     examples with "id"; evaluate: called every config.eval_every steps on the first process; settings: what
-    config.yaml and wandb should list. With checkpoints in output_dir the run goes on from the newest, as if
-    it had never stopped; a finished run returns at once. Raises Interrupted after SIGINT or SIGTERM, with a
-    checkpoint saved, and ValueError when the loss is not finite, when another process trains in output_dir or nothing
-    can be written there, when that holds a run with other settings, and when wandb finds no key.
+    config.yaml and wandb should list. Where output_dir has checkpoints, the run goes on from the newest as if it had
+    never stopped; a finished run returns at once.
+
+    Raises Interrupted after SIGINT or SIGTERM, when a checkpoint has been saved. Raises ValueError when the loss is
+    not finite, when nothing can be written in output_dir, when another process trains there, when it holds a run with
+    other settings, and when wandb should go online without a key.
     """
     output_dir, wandb = Path(output_dir), wandb or WandbConfig()
     wandb.check_ready()
@@ -111,7 +113,7 @@ def _run(
 
 
 def _steps(config: TrainConfig, output_dir: Path, dataset: Dataset) -> int:
-    """How many steps the run in a folder has in all, as far as can be told before its checkpoint is loaded."""
+    """How many steps the run in a folder takes in all, told from its checkpoint's progress alone."""
     newest = newest_checkpoint(output_dir)
     if config.epochs is None or newest is None:
         return config.max_steps
@@ -122,7 +124,7 @@ def _steps(config: TrainConfig, output_dir: Path, dataset: Dataset) -> int:
 
 @contextmanager
 def _told_when_full(output_dir: Path) -> Iterator[None]:
-    """A full disk, or a folder that is gone, ends a run with one message."""
+    """Turns an OSError (the disk is full, the folder is gone) into a ValueError that says how to go on."""
     try:
         yield
     except OSError as error:

@@ -69,7 +69,7 @@ def read_front_matter(folder: Path) -> dict[str, Any]:
 
 
 def run_card(output_dir: Path, model: nn.Module, step: int, max_steps: int) -> str:
-    """The card of the model that the run in output_dir has after a step, of so many.
+    """The text of the card for the model that a run has after `step` of max_steps.
 
     Read from what the run has written by then: config.yaml (where the run was given settings), metrics.jsonl and
     eval.jsonl. The licence is the one stated on the card of the folder the model was loaded from.

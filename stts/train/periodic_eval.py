@@ -22,9 +22,9 @@ REPORTED = ("accuracy", "n", "kept", "evidence_recall")
 def periodic_evaluation(
     spec: Benchmark, settings: EvalConfig, processor: Processor, output_dir: Path
 ) -> Callable[[nn.Module, int], Mapping[str, Any]]:
-    """What `train` takes as `evaluate`: writes output_dir/eval/step-XXXXXXX, returns the numbers of REPORTED.
+    """A function to give `train` as `evaluate`: it writes output_dir/eval/step-XXXXXXX and returns those of REPORTED.
 
-    Raises ValueError at once when files of the benchmark are missing.
+    Raises ValueError at once, before training, when files of the benchmark are missing.
     """
     from ..eval.runner import evaluate
     from ..eval.tasks.registry import load_questions

@@ -20,10 +20,10 @@ PARALLELISM = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MU
 
 
 def prepare(model: nn.Module, config: TrainConfig, accelerator: Accelerator, bf16: bool) -> nn.Module:
-    """Give a model adapters, freeze, move, shard and compile it, as the settings say; returns what is called in its
-    place, the model itself or DDP around it.
+    """Make a model ready for its first step, in place: adapters, frozen parts, device, shards, compiled layers.
 
-    Raises ValueError for a kind of parallelism that is none of ours.
+    Returns what the loop calls: the model itself, or DDP around it. Raises ValueError for a launcher that asks for
+    any parallelism but DDP and FSDP2.
     """
     kind = accelerator.distributed_type
     if kind not in PARALLELISM:
@@ -48,7 +48,7 @@ def prepare(model: nn.Module, config: TrainConfig, accelerator: Accelerator, bf1
 
 
 def refuse_damaged_weights(model: nn.Module) -> None:
-    """Raises ValueError, naming model and tensor, when weights are no numbers: nothing is learned from there."""
+    """Raises ValueError, naming model and tensor, when a weight is NaN or infinite: nothing is learned from there."""
     for name, parameter in model.named_parameters():
         if parameter.numel() and not all(bound.isfinite() for bound in parameter.detach().aminmax()):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The settings of a run, kept in its folder: two runs are never mixed in one."""
+"""A run's folder: its settings, kept there so that two runs never mix in one, and where its files are."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ HARMLESS = (
 
 
 def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Whether a run with these settings may go on, or begin, in a folder.
+    """Raises ValueError when a run with these settings may neither go on nor begin in a folder.
 
-    settings: nested plain values. Raises ValueError naming the first setting in which the run in there
-    differs; the content of the annotations is one (data/digest.py). Those in HARMLESS may differ, train.max_steps and
-    epochs may grow, and a run without a checkpoint is started over.
+    settings: nested plain values. The error names the first setting in which the run in the folder differs; the
+    content of the annotations counts as one (data/digest.py). Settings in HARMLESS may differ, train.max_steps and
+    epochs may grow. A run that has no checkpoint yet is started over, whatever its settings.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -67,7 +67,7 @@ def make_output_dir(output_dir: Path) -> None:
 
 
 def read_settings(output_dir: Path) -> dict[str, Any]:
-    """What write_settings wrote. Raises ValueError, naming the file, when it holds anything else."""
+    """The settings that write_settings kept. Raises ValueError, naming the file, when it holds no settings."""
     path = Path(output_dir) / NAME
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Model and optimizer of a run as files: whole, in shards, or as adapters; and the trained model in one piece."""
+"""In which form a run keeps model and optimizer: whole, in shards, or as adapters. Its result is always whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Handle = Callable[[Path], None]
 
 
 class Saver:
-    """Knows in which form a run keeps what it trains: as its settings say, parallel.name and train.lora."""
+    """Writes and reads what a run trains, in the form that parallel.name and train.lora ask for."""
 
     def __init__(
         self, model: nn.Module, processor: Any, optimizer: torch.optim.Optimizer, config: TrainConfig
@@ -29,9 +29,10 @@ class Saver:
         self.lora, self.fsdp = config.lora, config.parallel.name == "fsdp"
 
     def writer(self, output_dir: Path) -> Handle | None:
-        """What fills a checkpoint with weights and optimizer state; None: the model whole, as save_checkpoint does.
+        """What fills a checkpoint's folder with weights and optimizer state.
 
-        All processes must ask together: shards are written here, beside the checkpoint, and only then moved into it.
+        None: save_checkpoint writes the model whole. All processes must call it together: shards are written at once,
+        beside the checkpoint, and what is returned only moves them into it.
         """
         if self.fsdp:
             aside = output_dir / "checkpoints" / f".{SHARDS}.{PARTIAL}"
@@ -40,7 +41,7 @@ class Saver:
         return self._write_adapters if self.lora else None
 
     def reader(self) -> Handle | None:
-        """Inverse of the writer; None as there."""
+        """What reads a checkpoint's folder that `writer` filled; None: load_checkpoint reads the model whole."""
         if self.fsdp:
             return lambda folder: read_shards(folder / SHARDS, self.model, self.optimizer)
         return self._read_adapters if self.lora else None
@@ -66,7 +67,7 @@ class Saver:
                 save_adapters(partial, self.model, self.processor, self.lora, weights)
 
     def whole_model(self, is_main: bool) -> nn.Module | None:
-        """The model as one process can run it, on the first one; None elsewhere. All must call it together."""
+        """The model as one process can run it, on the first process; None on others. All must call it together."""
         weights = self._weights() if is_sharded(self.model) else {}
         if not is_main:
             return None

@@ -121,7 +121,7 @@ class Tracker:
         self.say(f"evaluation at step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
     def log_overlay(self, step: int, draw: Callable[[Path], Path | None]) -> None:
-        """Have a picture of what was kept drawn into overlays/; draw: given its path, None when there is none."""
+        """Put a picture of what was kept into overlays/. draw: writes it to the path it is given, or returns None."""
         if not self.enabled:
             return
         picture = draw(self.output_dir / "overlays" / f"step-{step:07d}.png")
@@ -129,7 +129,7 @@ class Tracker:
             self.wandb_run.log({"kept_windows": image(picture)}, step=step)
 
     def draw_curves(self, last: bool = False) -> None:
-        """Bring curves.png up to date, unless it was a moment ago; last: in any case."""
+        """Draw curves.png anew, unless that was done within SECONDS_BETWEEN_CURVES. last: draw it in any case."""
         metrics = self.output_dir / "metrics.jsonl"
         recent = time.monotonic() - self.drawn < SECONDS_BETWEEN_CURVES
         if not self.enabled or (recent and not last) or not metrics.exists():

@@ -61,7 +61,7 @@ class Step:
 
 
 class Trainer:
-    """A model with its optimizer, somewhere between the first step and the last."""
+    """A model with its optimizer, between the first step and the last. Building it loads the newest checkpoint."""
 
     def __init__(self, model: nn.Module, processor: Any, config: TrainConfig, output_dir: Path) -> None:
         join_processes()
@@ -99,7 +99,10 @@ class Trainer:
         return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
 
     def plan(self, num_examples: int) -> TrainConfig:
-        """The settings, with the max_steps that their epochs of so many examples take from where the run stands."""
+        """The settings with max_steps filled in, where they count epochs: steps done and those that are left.
+
+        num_examples: of the data, thus of an epoch.
+        """
         config, done = self.config, self.progress
         if config.epochs is not None:
             size = config.step_size(self.accelerator.num_processes)
@@ -111,12 +114,12 @@ class Trainer:
 
     @property
     def turn(self) -> float:
-        """Steps done as the schedule counts them: of the size they had when the run began."""
+        """Steps done, counted in steps of the size that they had when the run began; the schedule goes by these."""
         done = self.progress
         return done.examples / done.step_size if done.step_size else done.step
 
     def batches(self, dataset: Dataset) -> Iterator[Batch]:
-        """Batches on the host from where the run stands, without end."""
+        """Batches on the host, without end, from where the run stands in the data."""
         config, accelerator = self.config, self.accelerator
         if config.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
@@ -153,18 +156,18 @@ class Trainer:
         return self.feed.batches(pin_memory=self.device.type == "cuda")
 
     def is_due(self, every: int) -> bool:
-        """Whether what is done every so many steps (0: never) is due now; after the last one it always is."""
+        """Whether to do now what is done every so many steps, and after the last one. every: 0 means never."""
         return every > 0 and (self.progress.step % every == 0 or self.progress.step == self.config.max_steps)
 
     def next_batches(self, batches: Iterator[Batch]) -> list[Batch]:
-        """Those of one optimizer step. How long they are waited for goes into its metrics."""
+        """The batches of one optimizer step. The time spent waiting for them goes into its metrics."""
         start = time.perf_counter()
         taken = list(islice(batches, self.config.grad_accumulation))
         self.waited = time.perf_counter() - start
         return taken
 
     def step(self, batches: list[Batch]) -> None:
-        """One optimizer step over batches, each one forward pass. Never waits for the device."""
+        """One optimizer step: a forward and backward pass of each batch. Never waits for the device."""
         rates = set_lr(self.optimizer, self.turn, self.schedule)
         self.plain_model.stts = self.stts.replace(prune_ratio=self._prune_ratio())
         counts = [count(batch) for batch in batches]
@@ -198,7 +201,11 @@ class Trainer:
         self.pending.append(Step(row, ids, measured, tokens | data_sums(batches, self.place)))
 
     def _forward_backward(self, batch: Batch, token_share: Any, pair_share: Any) -> dict[str, Tensor]:
-        """Add the gradient of one batch's share of the loss; returns its losses, () each, and other sums."""
+        """Add the gradient of a batch's part of the step's loss. Returns its sums: the two losses, those of `measure`
+        and of `Churn.update`, () float64 each on the device.
+
+        token_share, pair_share: this batch's share of the step's supervised tokens and pairs of frames.
+        """
         inputs = {
             k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
         }
@@ -217,7 +224,7 @@ class Trainer:
         return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch)
 
     def _prune_ratio(self) -> float:
-        """Of the next step: rising from 0 over ramp_steps, then what the model is trained for."""
+        """The prune ratio of the next step: it rises from 0 over ramp_steps to what the model is trained for."""
         share = (self.turn + 1) / max(self.config.ramp_steps, 1)
         return self.stts.prune_ratio * min(1.0, share)
 
@@ -225,7 +232,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _shares(self, counts: list[int]) -> Tensor | list[float]:
-        """Each count as a share of the sum over all batches and processes; shares of nothing are 0."""
+        """Each count divided by the sum over all batches and processes; 0 where that is 0."""
         if not self.is_distributed:
             return [c / max(1, sum(counts)) for c in counts]
         mine = torch.tensor(counts, dtype=torch.float64, pin_memory=self.device.type == "cuda")
@@ -233,8 +240,10 @@ class Trainer:
         return mine / self.accelerator.reduce(mine.sum(), reduction="sum").clamp(min=1)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of the steps since the last call, up to one that failed: the one place that waits for the
-        device. refuse_bad_batch must follow."""
+        """The rows of metrics.jsonl since the last call, up to a step that failed; refuse_bad_batch must follow.
+
+        Only here does the loop wait for the device.
+        """
         steps, self.pending = self.pending, []
         reduce = self.accelerator.reduce if self.is_distributed else None  # which adds up
         table = read_sums([step.measured for step in steps], [step.counted for step in steps], reduce)
@@ -254,7 +263,10 @@ class Trainer:
         return finished
 
     def refuse_bad_batch(self) -> None:
-        """Raises ValueError, after writing bad_batch.json, when a loss or gradient read was not finite."""
+        """Raises ValueError when read_metrics met a loss or gradient that is not finite, or too many bad examples.
+
+        The examples of such a step are listed in output_dir/bad_batch.json.
+        """
         if self.feed and self.num_bad > self.feed.max_bad:  # some may have been met by several processes
             self.feed.refuse(len(set(gather_object(list(self.place.bad)))))
         if self.bad is None:
@@ -270,7 +282,7 @@ class Trainer:
         )
 
     def evaluate(self, evaluate: Evaluate) -> Mapping[str, Any]:
-        """Results on the first process, {} on the others. Training goes on as if nothing had happened."""
+        """What `evaluate` returns, on the first process; {} on the others. Leaves no trace in the training."""
         results: Mapping[str, Any] = {}
         self.plain_model.stts = self.stts
         if model := self.saver.whole_model(self.is_main):
@@ -312,7 +324,7 @@ class Trainer:
         self.clock = time.perf_counter()  # the time of evaluating and saving is not the next step's
 
     def any_process(self, signum: int) -> int:
-        """The signal that this or any other process received, 0 for none. All processes must ask together."""
+        """The highest signal that any process received, 0 for none. All processes must call it together."""
         if not self.is_distributed:
             return signum
         return int(self.accelerator.gather(torch.tensor([signum], device=self.device)).max())
