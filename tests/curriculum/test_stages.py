@@ -280,7 +280,7 @@ def test_bf16_sees_what_float32_sees(loss: str, tiny_folder: Path, scenes: list[
         model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
         asked = stage(1e-3, 1e-3, **settings)
         asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, mixed_precision=precision))
-        run = StageTraining(model, processor, scenes, asked, np.random.default_rng(0), print)
+        run = StageRun(model, processor, scenes, asked, np.random.default_rng(0), print)
         found, _ = getattr(run, loss)()
         found.backward()
         assert all(p.grad is None or p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())
