@@ -100,6 +100,8 @@ GONE = {
         "commit 394e82f, the last that has it",
         default=False,
     ),
+    "model=small": Gone("it was never trained; take model=tiny, or a real model"),
+    "size": Gone("it said which of our own models to make; tiny is the only one left"),
 }
 """By key, as on the command line; a file of a config group as "group=file"."""
 

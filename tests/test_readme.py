@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
 from stts.settings.launch import CONFIG_DIR, launch
 from tests.helpers.paths import ROOT
 
@@ -31,6 +32,8 @@ SMALL = f"{CLIPS} train.max_steps=2 train.batch_size=2 train.num_workers=0"
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet_runs(snippet, clips, tmp_path, monkeypatch, capsys):
+    tiny = make_tiny_qwen3_vl(tmp_path / "qwen3_vl", 0)
+    snippet = snippet.replace('"Qwen/Qwen3-VL-4B-Instruct"', repr(str(tiny)))
     video = next((clips / "videos").glob("*.mp4"))
     (tmp_path / "clip.mp4").write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)

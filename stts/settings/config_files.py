@@ -10,11 +10,6 @@ from pathlib import Path
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 GLOBAL = "# @package _global_"
 """Hydra's first line of a file whose keys do not go below its group."""
-GONE = {
-    "model=small": "was never trained: take model=tiny, or a real model",
-    "size": "said which of our own models to make; tiny is the only one left",
-}
-"""Arguments, or their keys, of earlier versions -> what became of them."""
 
 
 def explain(config_name: str) -> str:
@@ -98,8 +93,6 @@ def misplaced(config_name: str, arguments: Iterable[str]) -> dict[str, str]:
     chosen, told = _chosen(config_name, arguments), {}
     for argument in arguments:
         key = argument.partition("=")[0].lstrip("+~")
-        if found := GONE.get(argument) or GONE.get(key):
-            told[argument] = f"{argument} is gone: it {found}"
         group = key.partition(".")[0]
         if group not in chosen or group == key:
             continue
