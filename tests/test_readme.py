@@ -101,7 +101,7 @@ def test_files_that_the_readme_names_exist():
         assert (ROOT / name).exists(), name
     for text in (README, (ROOT / "CONTRIBUTING.md").read_text(), *(path.read_text() for path in DOCS)):
         for name in re.findall(r"`((?:tests|stts|scripts|benchmarks|configs)/[\w/]+\.(?:py|yaml))", text):
-            if not name.endswith("/NAME.yaml") and name != "configs/data/mine.yaml":
+            if Path(name).stem != "NAME" and name != "configs/data/mine.yaml":
                 assert (ROOT / name).exists(), name
     for path in DOCS:
         for name in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
