@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -152,8 +153,8 @@ def summary_line(results: Mapping[str, Any]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _table(name: str, *headings: str) -> Table:
-    table = Table(name)
+def _table(name: str, *headings: str, **style: Any) -> Table:
+    table = Table(name, **style)
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
@@ -188,7 +189,9 @@ def group_means(results: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, 
 
 def group_table(group: str, results: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> Table:
     """One line for each benchmark, then the means."""
-    table = _table(group, "accuracy", "95 %", "questions", "unparsed", "bad videos", "bad questions")
+    headings = ("accuracy", "95 %", "questions", "unparsed", "bad\nvideos", "bad\nquestions")
+    table = _table(group, *headings, box=SIMPLE_HEAD, padding=0)  # fits into 80 columns
+    table.columns[0].no_wrap = True
     for name, result in results.items():
         bad = [str(result[key]) for key in ("bad_videos", "bad_questions")]
         table.add_row(escape(name), *_cells(result), *bad)

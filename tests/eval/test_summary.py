@@ -42,10 +42,12 @@ def test_bad_questions_are_counted_apart_from_bad_videos() -> None:
         "a": counts | {"bad_videos": 2, "bad_questions": 3},
         "b": counts | {"bad_videos": 0, "bad_questions": 0},
     }
-    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
+    results["videomme_subtitle"] = results["a"] | {"n": 12345}
+    console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(group_table("own", results, {}))
     rows = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
     assert [row[-4:] for row in rows if row[:1] in (["a"], ["b"])] == [
         ["9", "1", "2", "3"],
         ["9", "1", "0", "0"],
     ]
+    assert ["videomme_subtitle", "50.0", "%", "20.0", "-", "80.0", "12345", "1", "2", "3"] in rows
