@@ -66,7 +66,8 @@ def or_null(metadata: Metadata) -> Metadata:
 def check(ok: bool, key: str, value: object, words: str) -> None:
     """Raises ValueError for the setting `key`, e.g. "train.lora", unless ok. words: the rule, "must be ..."."""
     if not ok:
-        raise ValueError(f"{key} is {value!r}, {words}")
+        shown = list(value) if isinstance(value, tuple) else value  # as YAML has it
+        raise ValueError(f"{key} is {shown!r}, {words}")
 
 
 def check_rules(settings: Any, where: str = "", **keys: str) -> None:
