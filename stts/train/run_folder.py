@@ -91,6 +91,8 @@ def _check_same_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) 
         before, now = old.get(key), new.get(key)
         if key in ("train.max_steps", "train.epochs") and _grew(before, now):
             continue
+        if key == "stts.pool_width" and None in (before, now):
+            continue  # null is what the model says, and the model refuses another one
         if key.endswith(f".{KEY}") and None in (before, now):
             continue  # older runs did not keep it, and before the data are made there is none
         if before != now:

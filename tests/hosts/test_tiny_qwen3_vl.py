@@ -127,7 +127,7 @@ def test_settings_of_another_model_are_named(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a valid JSON"),
+        ("{", "cannot be read as JSON"),
         ('{"size": {"longest_edge": "a"}}', "max_pixels is 'a', must be a whole number"),
         ('{"size": 5}', "size is 5, must name shortest_edge and longest_edge"),
         (None, "preprocessor_config.json"),
