@@ -211,14 +211,7 @@ class PrunedVLM(PrunedModel):
         drops = clips.drops(stts.prune_ratio)
         if visual is None and not any(drops):
             return None
-        if input_ids is None or (mask is not None and mask.ndim != 2):
-            raise ValueError("a pruning model needs input_ids, and an attention_mask of (B, L) if any")
-        cache = inputs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
-                "past_key_values holds tokens already: a pruning model takes its videos with the whole conversation "
-                "in input_ids, and goes on from there without them"
-            )
+        check_whole_prompt(input_ids, mask, inputs.get("past_key_values"))
         windows = [host.windows_of(t, w) for t, w in zip(clips.frames, clips.windows, strict=True)]
         tokens = [len(x) for x in windows]
         of_video = host.placeholders(input_ids, inputs)
@@ -481,3 +474,14 @@ def by_row(host: Host, features: Tensor, extra: dict[str, list[Tensor]], per_row
     encoded = again(1)
     object.__setattr__(encoded, "again", again)
     return encoded
+
+
+def check_whole_prompt(input_ids: Tensor | None, mask: Tensor | None, cache: Any) -> None:
+    """Raises ValueError unless the whole conversation is there as (B, L) tokens, none of it in the cache."""
+    if input_ids is None or (mask is not None and mask.ndim != 2):
+        raise ValueError("a pruning model needs input_ids, and an attention_mask of (B, L) if any")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError(
+            "past_key_values holds tokens already: a pruning model takes its videos with the whole conversation "
+            "in input_ids, and goes on from there without them"
+        )
