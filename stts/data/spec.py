@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..rules import above, at_least, between, check_rules, one_of, or_null, rule
 from ..settings.typed import from_dict
 from .video.config import FOLDER_FPS
+
+FPS = rule(lambda fps: 0 < fps < float("inf"), "above 0 images a second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +23,15 @@ class DataSpec:
 
     name: ClassVar[str]
 
-    weight: float | None = None
+    weight: float | None = field(default=None, metadata=or_null(above(0)))
     """In a mixture: share of the examples drawn, to any sum. None: its number of examples."""
-    decode_timeout: float | None = None
+    decode_timeout: float | None = field(default=None, metadata=or_null(above(0)))
     """Seconds that reading a video may take. None: any."""
-    max_bad_fraction: float = 0.0
+    max_bad_fraction: float = field(default=0.0, metadata=between(0, 1))
     """Share of the training examples that may be unreadable; with more, training stops."""
 
     def __post_init__(self) -> None:
-        limit, share = self.decode_timeout, self.max_bad_fraction
-        if limit is not None and not limit > 0:
-            raise ValueError(f"data.decode_timeout is {limit}, must be above 0 seconds, or null for no limit")
-        if not 0 <= share <= 1:
-            raise ValueError(f"data.max_bad_fraction is {share}, must be in [0, 1]")
-        if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"weight is {self.weight}, must be above 0, or null for the number of examples")
+        check_rules(self, "data", weight="weight")
 
     @property
     def parts(self) -> Mapping[str, DataSpec]:
@@ -78,12 +75,8 @@ class JsonlData(DataSpec):
     """File of held-out examples."""
     root: str | None = None
     """Folder the videos are relative to; None: the folder of each file."""
-    folder_fps: float = FOLDER_FPS
+    folder_fps: float = field(default=FOLDER_FPS, metadata=FPS)
     """Images a second of a video that is a folder of them (data/video/frame_folder.py)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_fps(self.folder_fps)
 
 
 @dataclass(frozen=True)
@@ -108,17 +101,10 @@ class PublishedData(DataSpec):
     """Folder of the videos; None: that of the annotations."""
     folder: str | None = None
     """Where the annotations are written as JSONL, once. None: in outputs/data."""
-    max_turns: int = 1
+    max_turns: int = field(default=1, metadata=at_least(1))
     """Questions about one video that share its tokens in one example, at most."""
-    missing_videos: str = "error"
+    missing_videos: str = field(default="error", metadata=one_of("error", "skip"))
     """"error", or "skip" to leave out what is asked about videos that are not there."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_turns < 1:
-            raise ValueError(f"data.max_turns is {self.max_turns}, must be at least 1")
-        if self.missing_videos not in ("error", "skip"):
-            raise ValueError(f"data.missing_videos is {self.missing_videos!r}, must be error or skip")
 
 
 @dataclass(frozen=True)
@@ -127,12 +113,8 @@ class LlavaVideoData(PublishedData):
 
     name: ClassVar[str] = "llava_video"
 
-    folder_fps: float = FOLDER_FPS
+    folder_fps: float = field(default=FOLDER_FPS, metadata=FPS)
     """Images a second of a video that is a folder of them, as LLaVA-Hound's are."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_fps(self.folder_fps)
 
 
 @dataclass(frozen=True)
@@ -182,11 +164,6 @@ def _check_keys(name: str, given: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"data.{key} is unknown, data.name={name} takes {', '.join(sorted(_keys(name)))}"
             )
-
-
-def _check_fps(folder_fps: float) -> None:
-    if not 0 < folder_fps < float("inf"):
-        raise ValueError(f"data.folder_fps is {folder_fps}, must be above 0 images a second")
 
 
 def _parts(datasets: Mapping[str, Any]) -> dict[str, DataSpec]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..data.processors.config_file import read_config
 from ..files.model_folder import read_json, weight_files
 from ..pruning.config import STTSConfig
+from ..rules import check_rules, one_of
 from .sizes import OWN_MODELS, SIZES
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -47,7 +48,7 @@ class ModelSpec:
     small Qwen3-VL with random weights. Else only a label."""
     pretrained: bool = True
     """Without a path: the weights that come with the package; False: random ones, in outputs/models."""
-    dtype: str = "auto"
+    dtype: str = field(default="auto", metadata=one_of(*DTYPES))
     """Of the weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, float32 elsewhere."""
     attn_implementation: str | None = None
     """Attention of the LLM: "sdpa", "eager", "block_sparse". None: "block_sparse" on CUDA, "sdpa" elsewhere."""
@@ -65,8 +66,7 @@ class ModelSpec:
             raise ValueError(
                 "model.path is empty: give a folder or a hub id, e.g. model.path=allenai/Molmo2-4B"
             )
-        if self.dtype not in DTYPES:
-            raise ValueError(f"model.dtype is {self.dtype!r}, must be one of {', '.join(DTYPES)}")
+        check_rules(self, "model")
 
     def to_train(self) -> ModelSpec:
         """The same with float32 for "auto": an optimizer's small steps vanish in bfloat16 weights."""

@@ -376,8 +376,7 @@ class PrunedVLM(PrunedModel):
         losses, counts, run = [], [], pruned.choice.run
         for group in run.groups:
             scored = group.scored.detach() if stts.detach_targets else group.scored
-            center = group.frames if stts.center_targets else None
-            group.targets = novelty(scored, unit, group.grid, center)
+            group.targets = novelty(scored, unit, group.grid)
             across = stts.aux_across_videos
             losses.append(score_error(group.scores, group.targets, group.frames, across))
             pairs = sum(group.frames) - (1 if across else len(group.frames))

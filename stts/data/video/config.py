@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ...rules import above, at_least, check_rules, one_of
 
 FOLDER_FPS = 2.0
 """Images a second of a video that is a folder of them, where nothing else is said: LLaVA-Video's own training takes
@@ -13,21 +15,14 @@ LLaVA-Hound's folders so."""
 class VideoConfig:
     """How frames are taken from a video file: the top-level key `frames` and the keys under `video`."""
 
-    frames: int
+    frames: int = field(metadata=at_least(1))
     """At most this many frames of each clip."""
-    max_fps: float = 2.0
+    max_fps: float = field(default=2.0, metadata=above(0))
     """Frames a second are never denser than this."""
-    backend: str = "auto"
+    backend: str = field(default="auto", metadata=one_of("auto", "pyav", "decord"))
     """Decoder: "auto", "pyav" or "decord"."""
-    sampling: str = "time"
+    sampling: str = field(default="time", metadata=one_of("time", "transformers"))
     """"time": evenly, the last instant included; "transformers": transformers' own rule."""
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"frames is {self.frames}, must be at least 1")
-        if not self.max_fps > 0:
-            raise ValueError(f"video.max_fps is {self.max_fps}, must be above 0")
-        if self.backend not in ("auto", "pyav", "decord"):
-            raise ValueError(f"video.backend is {self.backend!r}, must be auto, pyav or decord")
-        if self.sampling not in ("time", "transformers"):
-            raise ValueError(f"video.sampling is {self.sampling!r}, must be time or transformers")
+        check_rules(self, "video", frames="frames")
