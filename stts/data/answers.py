@@ -11,10 +11,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .mentions import MASK, Mention, find_mentions
+from .mentions import CROSS, MASK, Mention, find_mentions
 from .prompts import LETTERS
 
-_ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
+_AROUND = rf"(?:(?!{CROSS})[\W_])*"
+_ALONE = re.compile(rf"{_AROUND}([A-Za-z]){_AROUND}")
 _LEAD = re.compile(r"^\W*(?:the\s+)?(?:\w+\s+)?(?:answer|option|choice)(?:\s+is\b|\s*:)\s*", re.IGNORECASE)
 _YES_NO = re.compile(r"\W*(yes|no)\b(?!\W+or\b)", re.IGNORECASE)
 _THINKING = re.compile(r"^.*</think>|<think>.*", re.DOTALL)

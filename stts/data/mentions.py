@@ -18,6 +18,9 @@ from dataclasses import dataclass
 MASK = "\u2026"
 """Stands for an option's own words, in which letters name nothing."""
 
+CROSS = "[\u274c\u274e\u2716-\u2718\U0001f6ab\U0001f44e]"
+"""Marks drawn beside what is wrong."""
+
 SEEN = 80
 """Characters before and after a letter that are looked at."""
 
@@ -116,8 +119,13 @@ _NOT_AFTER = _pattern(
 )
 _ALL = _pattern(rf"\s+(?:are|were)\b|.*[都均]|.*\b(?:nor|ni|noch)\s*{_OPEN}$")
 _DOUBT = _pattern(
-    r"(?:\b(?:not|never|no|cannot|hardly|doubt|if|whether|unless|neither|nicht|kein|pas|ni)\b|n't\b|"
-    r"不|没|沒|非|ない|안|못)(?:(?!\b(?:but|so|then|therefore|hence|thus|only)\b)[^.,;:!?\n。])*$"
+    r"(?:\b(?:not|never|no|cannot|hardly|doubt|if|whether|unless|neither|unlikely|less|least|nicht|kein|pas|ni|não|nao|"
+    r"non|niet|inte|ikke|nie|не|nem|nu|bukan|tidak|không|değil)\b|n't\b|"
+    rf"不|没|沒|非|ない|안|못|ليس|{CROSS})(?:(?!\b(?:but|so|then|therefore|hence|thus|only)\b)[^.,;:!?\n。])*$"
+)
+_DOUBTED_AFTER = _pattern(
+    rf"[^\w\n]*\?.*\w|[^\w\n]*{CROSS}|"
+    r"[\s)\]}\"'*_]*(?:[:=(-]|\.\.)[^\w\n]*(?:no|nope|false|wrong|incorrect|untrue|falsch|faux|fals[oa])\b"
 )
 _SAYING = _phrases(r"""is|are|be|was|so|thus|therefore|hence|but|then|it's|that's|pick|choose|select|with|for|say|
     guess|think|believe|maybe|perhaps|possibly|probably|likely|definitely|certainly|clearly|surely|hmm|yes|no|
@@ -213,7 +221,7 @@ def _meant(places: Sequence[_Place]) -> Iterator[Mention]:
     rest = " " * bool(closing) + last.after[len(closing) :]
     nor, not_these = _NOT_BEFORE.search(first.before), _NOT_AFTER.match(rest)
     said = _STATED_BEFORE.search(first.before) or _STATED_AFTER.match(rest)
-    doubted = _DOUBT.search(first.before) or re.match(r"[^\w\n]*\?.*\w", last.after, re.DOTALL)
+    doubted = _DOUBT.search(first.before) or _DOUBTED_AFTER.match(last.after)
     for place in places:
         denied = (nor and (place is first or _ALL.search(place.before))) or (
             not_these and (place is last or _ALL.match(not_these[0]))

@@ -108,6 +108,13 @@ NUMBERS = ("1", "2", "1.5", "10")
         ("A or B is correct", None),
         ("E or A", None),
         ("He takes vitamin C.", None),
+        ("A: false", None),
+        ("A... no", None),
+        ("A \u274c", None),
+        ("\u2717 A", None),
+        ("Less likely A", None),
+        ("The least likely is A", None),
+        ("The answer is unlikely to be A", None),
         # ended, and in other languages
         ("B<|im_end|>", "B"),
         ("The answer is B.</s>", "B"),
@@ -124,6 +131,9 @@ NUMBERS = ("1", "2", "1.5", "10")
         ("정답은 A가 아닙니다", None),
         ("Die Antwort ist B.", "B"),
         ("La respuesta es A o C", None),
+        ("Não é A", None),
+        ("Non è A", None),
+        ("\u0644\u064a\u0633 A", None),
         # no letter
         ("", None),
         ("   \n", None),

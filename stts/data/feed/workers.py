@@ -26,6 +26,9 @@ PATIENCE = 3.0
 _ENDING = threading.Lock()
 """One thread at a time closes a line and waits for its workers."""
 
+SETTLING = 0.5
+"""Seconds in which a worker whose line broke has ended."""
+
 
 class Line:
     """Ties the workers of one loader to the process that made it."""
@@ -52,10 +55,25 @@ class Line:
         end = Finalize(None, self.end, exitpriority=1)  # before multiprocessing waits for its children
         atexit.register(end)  # and before torch does
         try:
-            yield items
+            yield self._watched(items)
         finally:
             end()
             atexit.unregister(end)
+
+    def _watched(self, items: Iterator[Any]) -> Iterator[Any]:
+        """The items. Raises RuntimeError for a worker that is gone, whatever its silence looks like from here."""
+        try:
+            yield from items
+        except (OSError, EOFError, RuntimeError) as error:
+            for worker in self.workers:
+                worker.join(SETTLING)
+            ended = [worker.exitcode for worker in self.workers if worker.exitcode is not None]
+            if not ended:
+                raise
+            raise RuntimeError(
+                f"a process that reads the data ended (exit status {ended[0]}; negative: a signal, -9 where memory "
+                "ran out): read with fewer train.num_workers, or with 0 to see the cause"
+            ) from error
 
     def end(self) -> None:
         """End the workers, whatever they do at the moment. Any thread may, also several at once."""

@@ -71,7 +71,9 @@ def judged(
     leaves: times of the frames that no other is predicted from.
     """
     run: list[av.VideoFrame] = []  # of B-frames, up to the frame that comes before them in the file
-    broken, until = False, None  # until: a sound keyframe shown after this time mends it
+    # until: a sound keyframe shown after this time mends it. None is before the first, of which a file cut out of
+    # another may have lost its own.
+    broken, until = True, None
     for frame in frames:
         if isinstance(frame, Failure):
             if frame.pts not in leaves:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from itertools import islice
@@ -120,6 +121,14 @@ def test_workers_end_with_the_loop_whatever_they_do(odd, monkeypatch):
     batches.close()
     assert gone(made.line.workers)
     assert "ahead" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("odd", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(3), sys.exit])
+def test_a_worker_that_is_gone_is_called_so(odd):
+    made = feed(Texts(odd))
+    with pytest.raises(RuntimeError, match="a process that reads the data ended"):
+        list(islice(made.batches(), 9))
+    assert gone(made.line.workers)
 
 
 def test_a_tokenizer_that_fails_costs_its_example(processor, tmp_path, monkeypatch):

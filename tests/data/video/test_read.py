@@ -493,6 +493,21 @@ def test_after_a_packet_that_does_not_decode_nothing_is_trusted(name, folder, tm
     assert 24 <= len(part.frames) < 60
 
 
+def test_nothing_is_trusted_before_the_first_keyframe(whole, tmp_path):
+    """MPEG-4's decoder makes a grey picture up for what a stream cut out of another is predicted from."""
+    source, complete = whole("mpeg4.mp4")
+    path, skipped = tmp_path / "cut.mp4", 6
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in [packet for packet in old.demux(video=0) if packet.size][skipped:]:
+            packet.stream = stream
+            new.mux(packet)
+    part = read_video(path, **EVERY, min_decoded=0)
+    assert len(complete.frames) - 20 <= len(part.frames) < len(complete.frames) - skipped
+    for frame in part.frames[:3]:
+        assert np.abs(complete.frames.astype(int) - frame).mean(axis=(1, 2, 3)).min() < 2
+
+
 def test_a_damaged_keyframe_that_comes_out_mends_nothing():
     """HEVC hands it on without a mark, after an error that names its packet; the next keyframe is sound."""
 
