@@ -23,7 +23,7 @@ from speed import prefill
 
 import stts.hosts.molmo2_vision
 import stts.pruning.policies
-import stts.pruning.vit
+import stts.pruning.run
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.hosts.llm_attention import choose_llm_attention
 
@@ -106,7 +106,7 @@ def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, floa
 
 def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any, str, str]]:
     """(owner, attribute, part) of every call that is timed."""
-    inner, vit = model.model, stts.pruning.vit
+    inner, run = model.model, stts.pruning.run
     tower, biased = inner.vision_tower, model.stts.insert_after + 1
     yield tower.patch_embedding, "forward", "patch embedding"
     for i, block in enumerate(tower.layers):
@@ -114,9 +114,8 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
         yield block, "forward", pruned_part if model.stts.prune_ratio and i >= biased else "dense blocks"
     yield tower.scorer, "score_windows", "scorer"
     yield stts.pruning.policies, "select_windows", "select"
-    yield vit, "key_bias", "select"
-    for name in ("plan_survivors", "pack"):
-        yield vit, name, "plan and gather"
+    yield run, "key_bias", "select"
+    yield run, "plan_packing", "plan and gather"
     yield inner, "pool", "adapter"
     yield inner.multi_modal_projector, "forward", "adapter"
     yield stts.hosts.molmo2_vision, "keep_tokens", "placeholders"

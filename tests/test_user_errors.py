@@ -127,8 +127,8 @@ def test_a_mistake_is_one_message(run, name, arguments, message):
 
 @pytest.mark.parametrize("name", ["EMPTY_RUN", "TAG_RUN", "LIST_RUN"])
 def test_a_run_whose_settings_are_damaged_cannot_be_asked_again(files, name):
-    from stts.eval.report.examples import read_config
+    from stts.eval.report.examples import find_question
     from stts.eval.report.runs import EvaluatedRun
 
-    with pytest.raises(ValueError, match=r"config\.yaml .*set examples=0"):
-        read_config(EvaluatedRun(Path(files[name]), {}, ()))
+    with pytest.raises(ValueError, match=r"config\.yaml does not say where the videos are"):
+        find_question(EvaluatedRun(Path(files[name]), {}, ()), "a")

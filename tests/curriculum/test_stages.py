@@ -23,9 +23,9 @@ from stts.curriculum.stages import Curriculum, Stage, StageRun, run_curriculum
 from stts.curriculum.word_losses import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.data import read_video
 from stts.data.processors.molmo2 import IGNORE, VideoProcessor
-from stts.data.rows import read_jsonl
 from stts.data.synthetic.clips import make_synthetic
 from stts.data.synthetic.spec import SyntheticSpec
+from stts.files.jsonl import read_jsonl
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model
 from stts.hosts.tiny import shipped_folder

@@ -17,7 +17,6 @@ from stts.chat import prompt_inputs
 from stts.data import Collator, VideoQADataset
 from stts.data.check import Probe
 from stts.data.processors.qwen import QwenProcessor
-from stts.data.rows import read_jsonl
 from stts.data.video.config import VideoConfig
 from stts.data.video.pixels import normalize
 from stts.data.video.read import Clip, read_video
@@ -25,6 +24,7 @@ from stts.eval.config import EvalConfig
 from stts.eval.runner import evaluate
 from stts.eval.sweep.cost import measure_cost
 from stts.eval.tasks.question import Question
+from stts.files.jsonl import read_jsonl
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
 from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl

@@ -37,7 +37,7 @@ def test_all_steps_and_names_are_reduced_at_once():
 
 
 def test_a_row_can_be_made_of_what_a_pass_with_and_without_pruning_gives():
-    layout = SimpleNamespace(frames_per_video=(3,))
+    layout = SimpleNamespace(frames_per_video=(3,), num_windows=None)
     labels = torch.zeros(1, 4, dtype=torch.long)
     batch = {"layout": layout, "labels": labels, "ids": ["a"], "video_token_pooling": range(12)}
     keep, scores = torch.ones(3, 4).bool(), torch.full((3, 4), 0.25)

@@ -52,9 +52,14 @@ def _decode(packets: Iterator[Any], codec: av.Codec) -> Iterator[av.VideoFrame |
     # threads that take a frame each tell what became of a packet once all others have got one
     threaded = codec.capabilities & av.codec.Capabilities.frame_threads
     sent = deque[int | None](maxlen=DECODE_THREADS if threaded else 1)
+    begun = False
     while True:
         try:
             packet = next(packets)
+            if packet.size and not begun:
+                begun = True
+                if not packet.is_keyframe:  # cut out of another video, whose keyframe is not there
+                    yield Failure(None)
             sent.append(packet.pts)
             yield from packet.decode()
         except StopIteration:
@@ -71,9 +76,7 @@ def judged(
     leaves: times of the frames that no other is predicted from.
     """
     run: list[av.VideoFrame] = []  # of B-frames, up to the frame that comes before them in the file
-    # until: a sound keyframe shown after this time mends it. None is before the first, of which a file cut out of
-    # another may have lost its own.
-    broken, until = True, None
+    broken, until = False, None  # until: a sound keyframe shown after this time mends it
     for frame in frames:
         if isinstance(frame, Failure):
             if frame.pts not in leaves:
