@@ -1,4 +1,4 @@
-"""The plan of the house, kept: lower rooms never import higher ones, and nothing imports in a circle."""
+"""The plan of the house, kept: no room imports a higher one, no circle of imports, no function over a page."""
 
 import ast
 import subprocess
@@ -82,3 +82,13 @@ def test_importing_the_library_loads_neither_torch_nor_transformers(statement):
         [sys.executable, "-c", f"{statement}; {check}"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_functions_are_at_most_sixty_lines_long():
+    long = [
+        f"{FILES[path]}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long, "\n".join(long)

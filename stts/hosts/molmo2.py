@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import Cache, Molmo2Config, Molmo2ForConditionalGeneration, Molmo2Model
+from transformers import Molmo2Config, Molmo2ForConditionalGeneration, Molmo2Model
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -197,20 +197,13 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         transformers, also beside videos; they are never pruned. sequence_ids: (B, L) int, the example each token of
         a packed row belongs to, -1 padding; layout: the batch's sizes, which on a GPU saves waiting for them.
         visual: the videos, as encode_videos returns them, in place of their pixels and pooling. loss_weights: (B, L)
-        float, what each token of labels counts in lm_loss, the weighted mean; None: all the same.
-        window_scores: (F, W), what policy "given" ranks windows by; others do not look at it.
-        Raises ValueError when the placeholders do not fit the videos and images, or no scores are given to rank by.
+        float, what each token of labels counts in lm_loss, the weighted mean; None: all the same. window_scores:
+        (F, W), what policy "given" ranks windows by.
+        Raises ValueError when placeholders do not fit videos and images, or there are no scores to rank by.
         """
-        masked = (sequence_ids, pixel_values, pixel_values_videos, visual)
-        self._no_flash(any(x is not None for x in masked))
+        self._no_flash(sequence_ids, pixel_values, pixel_values_videos, visual)
         text = (attention_mask, position_ids, mm_token_type_ids)
-        pruned, images, videos = None, {}, {}
-        if pixel_values is not None:
-            if self.model.lockstep:
-                raise ValueError(
-                    "a sharded model takes videos and text, no images: train those with parallel=ddp"
-                )
-            images = dict(zip(IMAGE_KEYS, (pixel_values, image_token_pooling, image_grids), strict=True))
+        pruned, videos, images = None, {}, self._images(pixel_values, image_token_pooling, image_grids)
         if pixel_values_videos is not None or visual is not None:
             clips = (pixel_values_videos, video_token_pooling)
             videos = dict(zip(VIDEO_KEYS, (*clips, video_grids), strict=True))
@@ -225,16 +218,23 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
             sequence_ids, labels = pruned.sequence_ids, pruned.survivors.take(labels, -100)
             loss_weights = pruned.survivors.take(loss_weights, 0)
         mask, positions, types = text
-        if mask is None and kwargs.get("mm_encoder_outputs"):
-            # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
-            mask = torch.ones_like(input_ids)
-        mask = self._mask(mask, types, sequence_ids, kwargs.get("past_key_values"))
+        mask = self._mask(mask, types, sequence_ids, input_ids, kwargs)
         inputs |= {"attention_mask": mask, "position_ids": positions, "mm_token_type_ids": types}
-        unweighted = labels if loss_weights is None else None
-        outputs = super().forward(**inputs, labels=unweighted, logits_to_keep=logits_to_keep, **kwargs)
+        inputs["labels"] = labels if loss_weights is None else None
+        outputs = super().forward(**inputs, logits_to_keep=logits_to_keep, **kwargs)
         if loss_weights is not None:
             outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
+
+    def _images(self, *tensors: Tensor | None) -> dict[str, Tensor | None]:
+        """Tensors of images by name (IMAGE_KEYS), {} without pixels. Raises ValueError in a sharded model."""
+        if tensors[0] is None:
+            return {}
+        if self.model.lockstep:
+            raise ValueError(
+                "a sharded model takes videos and text, no images: train those with parallel=ddp"
+            )
+        return dict(zip(IMAGE_KEYS, tensors, strict=True))
 
     def _takes_our_path(self, layout: BatchLayout) -> bool:
         """Whether we encode the videos: where one loses a window, and on every device when they work in lockstep."""
@@ -298,11 +298,18 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         mask: Tensor | None,
         mm_token_type_ids: Tensor | None,
         sequence_ids: Tensor | None,
-        cache: Cache | None,
+        input_ids: Tensor | None,
+        others: Mapping[str, Any],
     ) -> Tensor | BlockMask | None:
-        """The LLM's mask, where it is ours to make, as its attention takes it; else the one given."""
+        """The LLM's mask, where it is ours to make, as its attention takes it; else the one given.
+
+        input_ids, others: of forward, with its past_key_values and mm_encoder_outputs.
+        """
+        if mask is None and others.get("mm_encoder_outputs"):
+            # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
+            mask = torch.ones_like(input_ids)
         if self.config.get_text_config()._attn_implementation == BLOCK_SPARSE:
-            blocks = llm_block_mask(mask, mm_token_type_ids, sequence_ids, cache)
+            blocks = llm_block_mask(mask, mm_token_type_ids, sequence_ids, others.get("past_key_values"))
             return mask if blocks is None else blocks
         return mask if sequence_ids is None else self._packed_mask(sequence_ids, mm_token_type_ids)
 
@@ -324,10 +331,10 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
             block_sequence_ids=blocks,
         )
 
-    def _no_flash(self, masked: bool) -> None:
-        """FlashAttention would ignore the mask of visual tokens and of packed rows, silently."""
+    def _no_flash(self, *masked: Any) -> None:
+        """FlashAttention would ignore the mask of visual tokens and of packed rows, silently: any of `masked`."""
         implementation = self.config.get_text_config()._attn_implementation or ""
-        if masked and "flash" in implementation:
+        if "flash" in implementation and any(x is not None for x in masked):
             raise ValueError(
                 f"visual tokens and packed rows need a mask that {implementation} cannot take; load the model with "
                 f"attn_implementation={BLOCK_SPARSE!r} or 'sdpa'"
