@@ -23,6 +23,13 @@ class Rule:
     choices: tuple[str, ...] = ()
     """All values there are, where these are a few names."""
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value fits; one that cannot even be compared, such as null in a list of numbers, does not."""
+        try:
+            return bool(self.fits(value))
+        except TypeError:
+            return False
+
 
 Metadata = dict[str, Rule]
 """Of a field: its rule, under "rule"."""
@@ -79,7 +86,7 @@ def check_rules(settings: Any, where: str = "", **keys: str) -> None:
         if wanted := field.metadata.get("rule"):
             value = getattr(settings, field.name)
             key = keys.get(field.name, f"{where}.{field.name}" if where else field.name)
-            check(wanted.fits(value), key, value, f"must be {wanted.words}")
+            check(wanted.holds(value), key, value, f"must be {wanted.words}")
 
 
 NOTHING = object()

@@ -7,6 +7,8 @@ trainers mean by it, is in foreign.py.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePath
@@ -50,7 +52,7 @@ def _check_relative(name: Any) -> None:
 def answer_index(answer: str | int, options: Sequence[str]) -> int:
     """Which option an answer names: by its text, else its letter, else its zero-based index.
 
-    Of identical options the first. Raises ValueError when it names none, and for an index where an option is
+    Of identical options the first. Raises ValueError when it names none, and for an index where an option begins with
     a number.
     """
     if isinstance(answer, str):
@@ -61,7 +63,7 @@ def answer_index(answer: str | int, options: Sequence[str]) -> int:
         if len(letter) == 1 and letter in LETTERS[: len(options)]:
             return LETTERS.index(letter)
     elif isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
-        if not any(map(_is_number, options)):
+        if not any(map(_begins_with_number, options)):
             return answer
         raise ValueError(
             f"answer is the number {answer}, which may be an index or one of the options {options}: give the "
@@ -72,12 +74,9 @@ def answer_index(answer: str | int, options: Sequence[str]) -> int:
     )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text.strip().rstrip("%"))
-    except ValueError:
-        return False
-    return True
+def _begins_with_number(text: str) -> bool:
+    """Also "$2", "2nd", "-2 °C" and "②": a number given as answer may mean it."""
+    return re.match(r"\W*\d", unicodedata.normalize("NFKC", text)) is not None
 
 
 def row_options(row: Mapping[str, Any]) -> list[str]:
