@@ -174,7 +174,7 @@ class STTSMolmo2Model(Molmo2Model):
         """() zero that has been through ViT, scorer and adapter: what a process without a video does in lockstep."""
         tower = self.vision_tower
         pixels = torch.zeros(1, math.prod(tower.grid), tower.patch_embedding.in_features, device=self.device)
-        pooling = window_index(tower.grid, self.stts.pool_width).to(self.device)  # (W, p * p)
+        pooling = window_index(tower.grid, self.stts.pool_width).to(self.device, non_blocking=True)
         if self.stts.prune_ratio:  # of one frame nothing is dropped
             layout = BatchLayout((1,), (self.num_windows,), (0,))
             visual = self.encode_videos(pixels, pooling, layout, torch.zeros(1, self.num_windows))

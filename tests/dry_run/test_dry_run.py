@@ -19,6 +19,7 @@ from stts.pruning.config import POLICIES
 from tests.helpers.fake_cuda_library import build
 from tests.helpers.paths import ROOT
 
+FSDP = ("video/0.5", "video/0.0", "text", "recomputed")
 KINDS = ("video", "two", "beside", "text", "mixed", "one-frame", "packed")
 NEVER_WAITS = [
     *(f"batch/{kind}/{ratio}" for kind in KINDS for ratio in (0.5, 0.0)),
@@ -30,6 +31,7 @@ NEVER_WAITS = [
     "attention/varlen/bf16",
     "attention/flex/bf16",
     "attention/flex/no",
+    *(f"fsdp8/{what}" for what in FSDP),
 ]
 PASSES = [
     *(f"batch/{kind}/{ratio}" for kind in ("image", "image-and-video") for ratio in (0.5, 0.0)),
@@ -38,7 +40,6 @@ PASSES = [
     *(f"reads/{what}" for what in ("generate", "evaluate", "resume")),
     "windows",
 ]
-FSDP = [f"{what}" for what in ("video/0.5", "video/0.0", "text", "recomputed")]
 REFUSED = {
     "attention/varlen/no": "attention is 'varlen', whose kernels take bfloat16 and float16",
     "attention/flash/no": "attention is 'flash', whose kernels take bfloat16 and float16",
@@ -66,7 +67,18 @@ def dry_run(library: Path, folder: Path, *stems: str) -> dict[str, dict[str, Any
 
 @pytest.fixture(scope="session")
 def cases(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    stems = ("batch/", "policy/", "attention/", "llm/", "loss/", "cu_seqlens", "windows", "qwen/", "reads/")
+    stems = (
+        "batch/",
+        "policy/",
+        "attention/",
+        "llm/",
+        "loss/",
+        "cu_seqlens",
+        "windows",
+        "qwen/",
+        "reads/",
+        "fsdp8/",
+    )
     return dry_run(library, tmp_path_factory.mktemp("cases"), *stems)
 
 
@@ -95,21 +107,10 @@ def test_every_case_is_looked_at(cases: dict) -> None:
 def test_attention_takes_the_kernels_that_are_meant(cases: dict) -> None:
     assert cases["batch/video/0.5"]["kernels"] == {
         "flash": 5,
-        "flex": 3,
+        "flex": 1,
     }  # 4 dense, 1 biased, the LLM; varlen beside
-    assert cases["batch/video/0.0"]["kernels"] == {"flash": 7, "flex": 3}
-    assert cases["llm/sdpa"]["kernels"] == {"flash": 5, "efficient": 3}
-
-
-@pytest.fixture(scope="session")
-def ranks(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    return dry_run(library, tmp_path_factory.mktemp("ranks"), "fsdp8/")
-
-
-@pytest.mark.parametrize("name", FSDP)
-def test_eight_ranks_share_a_model(ranks: dict, name: str) -> None:
-    assert ranks[f"fsdp8/{name}"]["error"] is None
-    assert ranks[f"fsdp8/{name}"]["waits"] == []
+    assert cases["batch/video/0.0"]["kernels"] == {"flash": 6, "flex": 1}
+    assert cases["llm/sdpa"]["kernels"] == {"flash": 5, "efficient": 1}
 
 
 @pytest.mark.slow

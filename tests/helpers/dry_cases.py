@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import _disable_current_modes
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import Molmo2Config, Qwen3VLForConditionalGeneration
 
 import stts
 import stts.pruning.flex
@@ -97,9 +97,15 @@ def qwen_batch(videos: list[list[tuple[int, int, int]]]) -> Batch:
 # --- on the device: models and steps --------------------------------------------------------------------------------
 
 
+def small() -> Molmo2Config:
+    """Four dense blocks, one biased, one ragged; one layer of an LLM whose heads the kernels of a GPU take."""
+    config = tiny_config(blocks=6, feature_layers=(5, 4))
+    config.text_config.head_dim, config.text_config.num_hidden_layers = 16, 1
+    return config
+
+
 def molmo2(llm: str = BLOCK_SPARSE, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
-    config = tiny_config()
-    config.text_config.head_dim = 16
+    config = small()
     config.stts = STTSConfig(**settings).to_dict()
     options = {"dtype": dtype, "attn_implementation": llm}
     with torch.device("cuda"):
@@ -316,8 +322,7 @@ def resume() -> None:
 
 def begin(folder: Path) -> None:
     """A checkpoint of one step, made by a CPU."""
-    config = tiny_config()
-    config.text_config.head_dim = 16
+    config = small()
     config.stts = STTSConfig(prune_ratio=0.5).to_dict()
     model = stts.STTSMolmo2ForConditionalGeneration(config).train()
     batch = molmo2_batch([[4]])
@@ -345,7 +350,7 @@ def sharded(number: int, ratio: float, rows: list[list[int]], **config: Any) -> 
     if not dist.is_initialized():
         ranks(number)
     parallel = ParallelConfig(name="fsdp")
-    step(molmo2, lambda: [molmo2_batch(rows)], {"prune_ratio": ratio}, steps=2, parallel=parallel, **config)
+    step(molmo2, lambda: [molmo2_batch(rows)], {"prune_ratio": ratio}, parallel=parallel, **config)
 
 
 for number in (8, 64):
