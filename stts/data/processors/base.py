@@ -37,6 +37,9 @@ class VideoForm(Protocol):
         """The videos of all examples as the model takes them, in order; {} where there is none. Raises ValueError
         naming the example whose video does not go with the others."""
 
+    def unit_of(self, example: Example, number: int) -> Example:
+        """The video of an example, which has one, cut down to one of its units."""
+
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """A picture of each unit of a batch's first video, (T, H, W, 3) uint8, and its units, rows and columns of
         windows."""
@@ -69,6 +72,9 @@ class Processor(Protocol):
 
     def window_grid(self, clip: Clip) -> tuple[int, int, int]:
         """Units of time, rows and columns of windows that a clip becomes."""
+
+    def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
+        """Seconds of the frames -> those that the prompt says of each unit, (T,), counted from the first frame."""
 
     def save_pretrained(self, folder: str | PathLike) -> None:
         """Write what from_pretrained needs beside a saved model."""

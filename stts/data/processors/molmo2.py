@@ -87,6 +87,15 @@ class PooledVideos:
             **{key: torch.cat([example[key] for example in examples]) for key in keys},
         }
 
+    def unit_of(self, example: Example, number: int) -> dict[str, Tensor]:
+        """A video of one frame of an example's video."""
+        _, rows, cols = self.windows(example)[0]
+        return {
+            "pixel_values_videos": example["pixel_values_videos"][number : number + 1],
+            "video_token_pooling": example["video_token_pooling"][: rows * cols],
+            "video_grids": torch.tensor([[1, rows, cols]]),
+        }
+
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Frames of a batch's first video, (T, S, S, 3) uint8, their number, rows and columns of windows."""
         grid = tuple(batch["video_grids"][0].tolist())
@@ -208,6 +217,10 @@ class VideoProcessor:
         """Frames, rows and columns of windows of a clip."""
         return len(clip.timestamps), *window_grid(self.grid, self.pool_width)
 
+    def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
+        """Seconds of each frame, counted from the first one."""
+        return np.asarray(timestamps, dtype=float) - timestamps[0]
+
     def prompt_tensors(
         self,
         messages: Sequence[Message],
@@ -246,7 +259,7 @@ class VideoProcessor:
         )
         row = "<im_patch>" * cols + ("<im_col>" if self.video_use_col_tokens else "")
         frame = start + row * rows + end
-        return " ".join(f"{t - timestamps[0]:.1f} {frame}" for t in timestamps)
+        return " ".join(f"{time:.1f} {frame}" for time in self.unit_times(timestamps))
 
     def _pieces(
         self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool
