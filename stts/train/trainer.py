@@ -24,9 +24,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..data.feed.account import data_sums, feed_row, log_path
 from ..data.feed.budget import Budget
 from ..data.feed.collator import Collator
-from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec, data_sums, feed_row, log_path
+from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec
 from ..data.feed.order import Place, deal_again
 from ..processes import join_processes
 from ..viz.overlay import draw_batch

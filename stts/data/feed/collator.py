@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ...pruning.layout import BatchLayout
 from ...pruning.selection import num_dropped
 from ..processors.base import IGNORE, VideoForm
-from ..processors.molmo2 import PooledVideos
+from ..processors.pooled_videos import PooledVideos
 from .budget import Budget, Size, decreasing, first_fit
 
 Example = dict[str, Any]
