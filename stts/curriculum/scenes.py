@@ -79,6 +79,4 @@ def conversation(
 def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
     """Turns as a processor takes them."""
     roles = ("user", "assistant")
-    return [
-        {"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)
-    ]
+    return [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]

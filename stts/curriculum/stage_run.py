@@ -144,7 +144,9 @@ class StageRun:
         extra = {name: list(zip(*(row.extra[name] for row in rows), strict=True)) for name in rows[0].extra}
         encoded = self.host.output([row.features for row in rows], extra)
         clips = [self.host.clips(self.scenes[number].video) for number in numbers]
-        together = Clips(sum((x.frames for x in clips), ()), sum((x.grids for x in clips), ()), self.host.unit)
+        together = Clips(
+            sum((x.frames for x in clips), ()), sum((x.grids for x in clips), ()), self.host.unit
+        )
         places = self.host.positions(batch["input_ids"], batch["attention_mask"], batch, together)
         given = {} if places is None else {"position_ids": places[0]}
         return given | {"mm_encoder_outputs": {self.host.modality: encoded}}

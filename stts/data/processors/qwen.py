@@ -187,7 +187,7 @@ class QwenProcessor:
         return "".join(f"<{time:.1f} seconds>{shown}" for time in self.unit_times(clip.timestamps))
 
     def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
-        """The mean time of the frames of each unit, counted from the first frame; the last frame fills up its unit."""
+        """The mean time of the frames of each unit, counted from the first frame; the last one fills its unit."""
         times = np.asarray(timestamps, dtype=float)
         times = times - times[0]
         times = np.append(times, np.repeat(times[-1], -len(times) % self.unit_frames))
