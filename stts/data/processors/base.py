@@ -29,6 +29,8 @@ class VideoForm(Protocol):
     """Whether several examples may share a row of a batch."""
     unit: int | None
     """Side of a window in patches, where frames differ in size; None: they do not, and the model knows it."""
+    unit_frames: int
+    """As of the processor."""
 
     def windows(self, example: Example) -> list[tuple[int, int, int]]:
         """Units of time, rows and columns of windows of each video of an example: one or none."""

@@ -18,6 +18,7 @@ class PooledVideos:
 
     packs = True
     unit = None
+    unit_frames = 1
 
     def windows(self, example: Example) -> list[tuple[int, int, int]]:
         """Frames, rows and columns of windows of an example's video, if it has one."""
