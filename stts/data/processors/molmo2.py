@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Molmo2Processor, PreTrainedConfig, PreTrainedTokenizerBase
@@ -139,6 +140,10 @@ class VideoProcessor(Processor):
         """Frames, rows and columns of windows of a clip."""
         return len(clip.timestamps), *window_grid(self.grid, self.pool_width)
 
+    def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
+        """Seconds of each frame, counted from the first one."""
+        return np.asarray(timestamps, dtype=float) - timestamps[0]
+
     def prompt_tensors(
         self,
         messages: Sequence[Message],
@@ -167,7 +172,7 @@ class VideoProcessor(Processor):
         )
         row = "<im_patch>" * cols + ("<im_col>" if self.video_use_col_tokens else "")
         frame = start + row * rows + end
-        return " ".join(f"{t - timestamps[0]:.1f} {frame}" for t in timestamps)
+        return " ".join(f"{time:.1f} {frame}" for time in self.unit_times(timestamps))
 
     def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
         """Of a clip of T frames: pixel_values_videos (T, N, patch_size * patch_size * 3) uint8, video_token_pooling

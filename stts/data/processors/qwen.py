@@ -68,6 +68,15 @@ class FlatVideos:
             batch["window_scores"] = torch.cat(scores) if len({x.shape[1] for x in scores}) == 1 else scores
         return batch
 
+    def unit_of(self, example: Example, number: int) -> dict[str, Tensor]:
+        """A video of one unit of an example's video."""
+        _, rows, cols = example["video_grid_thw"][0].tolist()
+        size = rows * cols
+        return {
+            "pixel_values_videos": example["pixel_values_videos"][number * size : (number + 1) * size],
+            "video_grid_thw": torch.tensor([[1, rows, cols]]),
+        }
+
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """The first frame of each unit of a batch's first video, (T, H, W, 3) uint8, and the video's windows."""
         units, rows, cols = grid = self.windows({"video_grid_thw": batch["video_grid_thw"][:1]})[0]
@@ -152,13 +161,16 @@ class QwenProcessor(Processor):
 
         Times count from the first frame, so a clip cut out of a longer video reads like a video of its own.
         """
-        units, rows, cols = self.window_grid(clip)
-        times = np.asarray(clip.timestamps, dtype=float)
-        times = times - times[0]
-        times = np.append(times, np.repeat(times[-1], units * self.unit_frames - len(times)))
-        middle = (times[:: self.unit_frames] + times[self.unit_frames - 1 :: self.unit_frames]) / 2
+        _, rows, cols = self.window_grid(clip)
         shown = VISION_START + VIDEO_TOKEN * (rows * cols) + VISION_END
-        return "".join(f"<{time:.1f} seconds>{shown}" for time in middle)
+        return "".join(f"<{time:.1f} seconds>{shown}" for time in self.unit_times(clip.timestamps))
+
+    def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
+        """The mean time of the frames of each unit, counted from the first frame; the last one fills its unit."""
+        times = np.asarray(timestamps, dtype=float)
+        times = times - times[0]
+        times = np.append(times, np.repeat(times[-1], -len(times) % self.unit_frames))
+        return (times[:: self.unit_frames] + times[self.unit_frames - 1 :: self.unit_frames]) / 2
 
     def window_grid(self, clip: Clip) -> tuple[int, int, int]:
         """Units of time, rows and columns of windows of a clip."""
