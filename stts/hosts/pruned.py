@@ -18,9 +18,9 @@ from transformers import initialization as init
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from ..pruning.attention import uninstall
+from ..pruning.blocks import Blocks, to_dense
 from ..pruning.config import STTSConfig
 from ..pruning.handover import Route, carried
-from ..pruning.run import Blocks, to_dense
 from ..pruning.scorer import STTSScorer
 from ..pruning.vit import build_scorer
 from .base import Host
@@ -74,7 +74,9 @@ class PrunedModel:
         for number, hook in list(vision._forward_hooks.items()):
             if hook is to_dense:
                 del vision._forward_hooks[number]
-        uninstall(vision.config)
+        for module in self.modules():
+            if "config" in vars(module):
+                uninstall(module.config)
         return scorer
 
     @classmethod

@@ -233,7 +233,7 @@ def test_in_lockstep_every_batch_runs_the_same_units(inputs, monkeypatch, prune_
     apart = {kind: units_in_order(model, batch, monkeypatch) for kind, batch in batches.items()}
     losses = {kind: model(**batch).loss.item() for kind, batch in batches.items()}
     assert apart["text"] != apart["video"]
-    model.model.lockstep = True
+    model.lockstep = True
     together = {kind: units_in_order(model, batch, monkeypatch) for kind, batch in batches.items()}
     assert together["text"] == together["frame"] == together["video"] == apart["video"]
     scorer = list(model.model.vision_tower.scorer.parameters())
