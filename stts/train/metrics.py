@@ -24,12 +24,15 @@ def count(batch: dict[str, Any]) -> dict[str, int]:
     neighbouring frames; tokens: before pruning."""
     layout, weights = batch["layout"], batch.get("loss_weights")
     return {
-        "targets": int(
-            (batch["labels"][:, 1:] != IGNORE).sum() if weights is None else weights.sum().round()
-        ),
+        "targets": num_targets(batch) if weights is None else int(weights.sum().round()),
         "pairs": sum(layout.frames_per_video) - len(layout.frames_per_video),
         "tokens": sum(layout.lengths),
     }
+
+
+def num_targets(batch: dict[str, Any]) -> int:
+    """Tokens of a batch on the host that the tokens before them are trained to predict."""
+    return int((batch["labels"][:, 1:] != IGNORE).sum())
 
 
 def measure(out: Any, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from ..processes import join_processes
 from ..viz.overlay import draw_batch
 from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
-from .metrics import Churn, add_up, count, measure, metrics_row, read_sums
+from .metrics import Churn, add_up, count, measure, metrics_row, num_targets, read_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
@@ -211,7 +211,7 @@ class Trainer:
         inputs = {k: v for k, v in batch.items() if k not in HOST_KEYS}
         inputs = each_tensor(inputs, lambda x: x.to(self.device, non_blocking=True))
         with self._autocast():
-            out = self.model(**inputs, use_cache=False)
+            out = self.model(**inputs, num_targets=num_targets(batch), use_cache=False)
         lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
         loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
         if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
