@@ -6,7 +6,7 @@ LLM and generate run; what is written here is what happens between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
 from ..pruning.policies import View, choose
+from ..pruning.relevance import Relevance, teach
 from ..pruning.run import Clips, Run
 from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
 from ..pruning.visual_tokens import VisualTokens
@@ -31,11 +32,12 @@ from .supervised import supervised_alone
 class PrunedCausalOutput(ModelOutput):
     """transformers' output over the surviving sequence, and what pruning did.
 
-    loss: lm_loss, plus aux_loss_weight * aux_loss in training mode; logits: (B, L_kept, V), padded on the side the
-    input was; keep_mask: (B, L) bool, True where a real input token survived, so row i of logits belongs to
-    input_ids[i][keep_mask[i]]; keep_windows: bool, scores and targets (what the auxiliary loss holds the scores
-    against): (F, W), or where frames differ in size a list of (T, W), one a video; None when nothing was pruned;
-    lm_loss, aux_loss: scalars. The rest is transformers'.
+    loss: lm_loss, plus aux_loss_weight * aux_loss and relevance_weight * relevance.loss in training mode; logits:
+    (B, L_kept, V), padded on the side the input was; keep_mask: (B, L) bool, True where a real input token
+    survived, so row i of logits belongs to input_ids[i][keep_mask[i]]; keep_windows: bool, scores and targets (what
+    the auxiliary loss holds the scores against): (F, W), or where frames differ in size a list of (T, W), one a
+    video; None when nothing was pruned; lm_loss, aux_loss: scalars; relevance: what the LLM's gradient teaches the
+    scorer, None where the settings or the batch ask for nothing. The rest is transformers'.
     """
 
     loss: Tensor | None = None
@@ -53,6 +55,7 @@ class PrunedCausalOutput(ModelOutput):
     targets: Tensor | list[Tensor] | None = None
     lm_loss: Tensor | None = None
     aux_loss: Tensor | None = None
+    relevance: Relevance | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Choice:
     scores: Tensor | list[Tensor] | None
     run: Run | None = None
     """Of policies that choose inside the ViT."""
+    relevance: Relevance | None = None
 
 
 @dataclass(frozen=True)
@@ -296,9 +300,8 @@ class PrunedVLM(PrunedModel):
         windows = [host.windows_of(t, w) for t, w in zip(clips.frames, clips.windows, strict=True)]
         if any(clips.drops(stts.prune_ratio)):
             features, extra, choice, _ = self._encode(videos, clips, stts, windows, window_scores)
-            return VisualTokens(
-                features, choice.keep_windows, choice.scores, extra=extra, grids=tuple(clips.grids)
-            )
+            found = {"relevance": choice.relevance, "extra": extra, "grids": tuple(clips.grids)}
+            return VisualTokens(features, choice.keep_windows, choice.scores, **found)
         features, extra = host.encode(videos, clips)
         sizes = zip(clips.frames, clips.windows, strict=True)
         keep = [torch.ones(size, dtype=torch.bool, device=features.device) for size in sizes]
@@ -352,7 +355,13 @@ class PrunedVLM(PrunedModel):
             return x.index_select(0, (ran.cumsum(0) - 1)[index])
 
         extra = {name: [of_survivors(x) for x in parts] for name, parts in extra.items()}
-        return of_survivors(features), extra, choice, kept
+        features = of_survivors(features)
+        if self.training:
+            sizes = list(zip(clips.frames, clips.windows, strict=True))
+            of_token = owners(windows, clips).to(index.device, non_blocking=True)[index]
+            features, relevance = teach(stts, features, choice.scores, choice.keep, of_token, sizes)
+            choice = replace(choice, relevance=relevance)
+        return features, extra, choice, kept
 
     def _positions(self, positions: Tensor, survivors: Survivors, stts: STTSConfig) -> Tensor:
         """Positions of the survivors: (B, L_kept), or (4, B, L_kept), one plane for masks and three of mrope."""
@@ -389,12 +398,15 @@ class PrunedVLM(PrunedModel):
         if pruned is not None:
             result.keep_mask = pruned.survivors.keep
             result.keep_windows, result.scores = pruned.choice.keep_windows, pruned.choice.scores
+            result.relevance = pruned.choice.relevance
         elif input_ids is not None:
             result.keep_mask = (torch.ones_like(input_ids) if mask is None else mask).bool()
         if self.training or out.loss is not None:
             result.aux_loss, result.targets = self._aux_loss(pruned)
         if self.training and out.loss is not None:
             result.loss = out.loss + self.stts.aux_loss_weight * result.aux_loss
+            if result.relevance is not None:
+                result.loss = result.loss + self.stts.relevance_weight * result.relevance.loss
         return result
 
     def _aux_loss(self, pruned: Pruned | None) -> tuple[Tensor, Tensor | list[Tensor] | None]:
@@ -449,7 +461,7 @@ def encoded_before(
     visual.check(num_kept)
     parts = visual.keep if isinstance(visual.keep, list) else [visual.keep]
     keep = torch.cat([x.flatten() for x in parts])
-    choice = Choice(keep, visual.keep, visual.scores)
+    choice = Choice(keep, visual.keep, visual.scores, relevance=visual.relevance)
     return visual.features, visual.extra, choice, stays(keep, windows, clips)
 
 
@@ -460,13 +472,19 @@ def count_positions(mask: Tensor, skip_padding: bool) -> Tensor:
     return torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
 
 
+def owners(windows: list[Tensor], clips: Clips) -> Tensor:
+    """(tokens,) int64 on the host: the window behind each placeholder, counted through all videos; -1 stays
+    anyway."""
+    found, start = [], 0
+    for owner, frames, count in zip(windows, clips.frames, clips.windows, strict=True):
+        found.append(torch.where(owner < 0, -1, owner + start))
+        start += frames * count
+    return torch.cat(found)
+
+
 def stays(keep: Tensor, windows: list[Tensor], clips: Clips) -> Tensor:
     """Which placeholders stay, (tokens,) bool. keep: (all windows,); windows: of each video, Host.windows_of."""
-    owners, start = [], 0
-    for owner, frames, count in zip(windows, clips.frames, clips.windows, strict=True):
-        owners.append(torch.where(owner < 0, -1, owner + start))
-        start += frames * count
-    owner = torch.cat(owners)
+    owner, start = owners(windows, clips), len(keep)
     if len(owner) == start and torch.equal(owner, torch.arange(start)):
         return keep
     owner = owner.to(keep.device, non_blocking=True)

@@ -31,6 +31,7 @@ from ..pruning.attention import uninstall
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
+from ..pruning.relevance import Relevance
 from ..pruning.run import Blocks, Clips
 from ..pruning.scorer import STTSScorer
 from ..pruning.visual_tokens import VisualTokens
@@ -49,10 +50,12 @@ from .supervised import supervised_alone
 class STTSOutput(Molmo2CausalLMOutputWithPast):
     """transformers' output over the surviving sequence, and what pruning did.
 
-    loss: lm_loss, plus aux_loss_weight * aux_loss in training mode; logits: (B, L_kept, V), padded on the side the
-    input was; keep_mask: (B, L) bool, True where a real input token survived, so row i of logits belongs to
-    input_ids[i][keep_mask[i]]; keep_windows: (F, W) bool and scores: (F, W), None when nothing was pruned;
-    targets: (F, W), what the auxiliary loss holds the scores against; lm_loss, aux_loss: scalars.
+    loss: lm_loss, plus aux_loss_weight * aux_loss and relevance_weight * relevance.loss in training mode; logits:
+    (B, L_kept, V), padded on the side the input was; keep_mask: (B, L) bool, True where a real input token
+    survived, so row i of logits belongs to input_ids[i][keep_mask[i]]; keep_windows: (F, W) bool and scores: (F,
+    W), None when nothing was pruned; targets: (F, W), what the auxiliary loss holds the scores against; lm_loss,
+    aux_loss: scalars; relevance: what the LLM's gradient teaches the scorer, None where the settings or the batch
+    ask for nothing.
     """
 
     keep_mask: Tensor | None = None
@@ -61,6 +64,7 @@ class STTSOutput(Molmo2CausalLMOutputWithPast):
     targets: Tensor | None = None
     lm_loss: Tensor | None = None
     aux_loss: Tensor | None = None
+    relevance: Relevance | None = None
 
 
 class Molmo2(Host):
@@ -278,7 +282,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         if pruned is not None:
             result.keep_mask = pruned.survivors.keep
             result.keep_windows = pruned.vision.keep
-            result.scores = pruned.vision.scores
+            result.scores, result.relevance = pruned.vision.scores, pruned.vision.relevance
         elif input_ids is not None:
             result.keep_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             result.keep_mask = result.keep_mask.bool()
@@ -286,6 +290,8 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
             result.aux_loss, result.targets = self._aux_loss(pruned, layout)
         if self.training and outputs.loss is not None:
             result.loss = outputs.loss + self.stts.aux_loss_weight * result.aux_loss
+            if result.relevance is not None:
+                result.loss = result.loss + self.stts.relevance_weight * result.relevance.loss
         return result
 
     def _aux_loss(

@@ -23,6 +23,7 @@ from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.policies import View, choose
+from ..pruning.relevance import teach
 from ..pruning.run import Blocks, Clips, Run
 from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
 from ..pruning.visual_tokens import VisualTokens
@@ -198,8 +199,12 @@ class STTSMolmo2Model(Molmo2Model):
         vision = self.vision_tower.encode(
             pixel_values_videos, self.stts, layout.frames_per_video, self.feature_layers, window_scores
         )
-        features = self.pool(vision, video_token_pooling, num_kept)
-        return VisualTokens(features, vision.keep, vision.scores, vision.scored)
+        features, relevance = self.pool(vision, video_token_pooling, num_kept), None
+        if self.training:
+            sizes = [(frames, self.num_windows) for frames in layout.frames_per_video]
+            of_token = kept_first(vision.keep)[:num_kept]
+            features, relevance = teach(self.stts, features, vision.scores, vision.keep, of_token, sizes)
+        return VisualTokens(features, vision.keep, vision.scores, vision.scored, relevance)
 
     def _encode_then_prune(
         self, pixels: Tensor, pooling: Tensor, layout: BatchLayout, num_kept: int
