@@ -61,17 +61,19 @@ def our_replies(
     folder: Path,
     asked: Sequence[Asked],
     new_tokens: int = 8,
-    dtype: torch.dtype | None = None,
+    least: int = 0,
+    dtype: torch.dtype = torch.float32,
     **settings: Any,
 ) -> list[Reply]:
-    """What stts says."""
+    """What stts says, `least` tokens or more."""
     model, processor = load(folder, device="cpu", **settings)
-    model, replies = model.to(dtype or torch.float32), []
+    model, replies = model.to(dtype), []
     for one in asked:
         inputs = prompt_inputs(processor, one.question, one.clip, one.options)
         out = model.generate(
             **inputs,
             max_new_tokens=new_tokens,
+            min_new_tokens=least,
             do_sample=False,
             return_dict_in_generate=True,
             output_logits=True,
@@ -112,9 +114,11 @@ def prompts(folder: Path, asked: Sequence[Asked]) -> list[dict[str, Any]]:
     return made
 
 
-def their_replies(llm: LLM, folder: Path, asked: Sequence[Asked], new_tokens: int = 8) -> list[Reply]:
+def their_replies(
+    llm: LLM, folder: Path, asked: Sequence[Asked], new_tokens: int = 8, least: int = 0
+) -> list[Reply]:
     """What vLLM says."""
-    params = SamplingParams(temperature=0, max_tokens=new_tokens, logprobs=20)
+    params = SamplingParams(temperature=0, max_tokens=new_tokens, min_tokens=least, logprobs=20)
     outs = llm.generate(prompts(folder, asked), params, use_tqdm=False)
     return [
         Reply(

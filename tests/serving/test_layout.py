@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stts.pruning.flex import block_mask
 from stts.pruning.sequence import compact_positions, keep_tokens, plan_survivors
 from stts.serving.layout import (
     BASE,
@@ -162,6 +163,15 @@ def test_visual_tokens_see_each_other_and_others_what_came_before():
         [1, 1, 1, 1, 0],
         [1, 1, 1, 1, 1],
     ]
+
+
+@settings(max_examples=10, derandomize=True, deadline=None)
+@given(visual=st.lists(st.booleans(), min_size=1, max_size=40))
+def test_the_mask_is_the_one_of_training(visual):
+    visual = torch.tensor(visual)
+    rule = block_mask(torch.zeros(1, len(visual), dtype=torch.int32), visual[None]).mask_mod
+    zero, places = torch.zeros((), dtype=torch.int64), torch.arange(len(visual))
+    assert torch.equal(both_ways(visual), rule(zero, zero, places[:, None], places[None]))
 
 
 def test_videos_are_encoded_together_up_to_a_number_of_frames():

@@ -21,7 +21,7 @@ logger = logging.getLogger("vllm.stts")
 def register() -> None:
     """Called by vLLM in every process it starts, maybe twice. Under versions that cannot work it says so and leaves
     vLLM as it is, for the sake of other models."""
-    if unfit := wrong_versions():
+    if unfit := wrong_versions(*installed_versions()):
         logger.error(unfit)
         return
     from vllm import ModelRegistry
@@ -37,12 +37,17 @@ def register() -> None:
     teach_cpu_runner()
 
 
-def wrong_versions(vllm: str | None = None, transformers: str | None = None) -> str | None:
-    """What to say where the versions installed, or these, do not go together; None where they do."""
-    from packaging.version import Version
-    from vllm import __version__
+def installed_versions() -> tuple[str, str]:
+    """vLLM's, transformers'."""
+    from vllm import __version__  # its distribution has another name on CPUs
 
-    vllm, transformers = vllm or __version__, transformers or version("transformers")
+    return __version__, version("transformers")
+
+
+def wrong_versions(vllm: str, transformers: str) -> str | None:
+    """What to say where these do not go together; None where they do."""
+    from packaging.version import Version
+
     if Version(vllm).release[:2] != Version(TESTED).release[:2]:
         return (
             f"this is vLLM {vllm}, stts serves with {TESTED}: folders of stts are not served; "

@@ -63,6 +63,15 @@ class Info(BaseProcessingInfo):
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"video": 1}
 
+    def validate_num_items(self, modality: str, num_items: int) -> None:
+        """Raises ValueError for anything but one video."""
+        if modality != "video" and num_items:
+            raise ValueError(
+                f"the prompt brings {num_items} {modality}(s): models of stts are served with videos alone"
+            )
+        if num_items > 1:
+            raise ValueError(f"the prompt brings {num_items} videos, must bring one at most: ask about each")
+
     def get_data_parser(self) -> MultiModalDataParser:
         return MultiModalDataParser(video_needs_metadata=True)
 
