@@ -54,6 +54,9 @@ class Host:
     mrope: ClassVar[bool] = False
     """Whether positions of LLM tokens have three planes: time, height, width."""
 
+    served: ClassVar[bool] = False
+    """Whether stts.serving knows the pruning class: a saved folder's config.json then says its name, by which engines
+    find it, and not the transformers class's, under which they would serve it unpruned."""
     written: ClassVar[type[nn.Module] | None] = None
     """The pruning class of this host, where one is written by hand."""
 

@@ -76,6 +76,7 @@ class Molmo2(Host):
         "model.multi_modal_projector.image_projector",
     )
     keys = VIDEO_KEYS
+    served = True
 
     @classmethod
     def check_config(cls, config: Molmo2Config, where: str | PathLike) -> None:
