@@ -214,7 +214,7 @@ class Trainer:
             out = self.model(**inputs, use_cache=False)
         lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
         loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
-        if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
+        if "pixel_values_videos" not in batch and not getattr(self.plain_model.base_model, "lockstep", False):
             # Every parameter gets a gradient, 0 where the batch has no use for it: other processes wait for it, and
             # with a gradient the optimizer's momentum and decay go on, on one process as on several.
             loss = loss + sum(p.sum() * 0 for p in self.parameters)
