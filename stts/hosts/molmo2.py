@@ -27,6 +27,7 @@ from transformers.models.molmo2.modeling_molmo2 import (
 )
 
 from ..data.processors.molmo2 import check_frame_size
+from ..pruning.attention import uninstall
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
@@ -131,6 +132,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
 
     def _release(self) -> STTSScorer:
         scorer, tower = super()._release(), self.model.vision_tower
+        uninstall(self.model.multi_modal_projector.config)
         become(tower, Molmo2VisionModel)
         become(self.model, Molmo2Model)
         for module, names in ((tower, ("scorer_bias",)), (self.model, ("stts", "lockstep"))):

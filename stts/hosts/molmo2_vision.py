@@ -278,6 +278,7 @@ class STTSMolmo2Model(Molmo2Model):
         """The adapter: (K, D') patches -> (n, D_llm), one token for each row of patches, (n, p * p) places among
         the K, -1 where a grid was padded."""
         adapter, (height, width) = self.multi_modal_projector, self.vision_tower.grid
+        install(adapter.config)
         if self.num_windows * patches.shape[1] != height * width:  # a padded grid needs its mask
             return adapter(features, patches).last_hidden_state
         windows = features[patches]  # (n, p * p, D')

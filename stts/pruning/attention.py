@@ -2,7 +2,7 @@
 
 A ViT whose config names "stts_<implementation>" runs unpruned blocks on <implementation> as before. A block given
 a KeyBias in place of its attention mask adds it to the logits; one given Ragged attends within each frame of a
-packed batch.
+packed batch. Where windows are pooled, each by a single query, a GPU gets plain sums.
 """
 
 from __future__ import annotations
@@ -98,10 +98,31 @@ def attention_forward(
         out = ragged_attention(query[0], key[0], value[0], packing, scaling, backend)[None, ..., :head_dim]
     elif isinstance(attention_mask, KeyBias):
         out = biased_attention(query, key, value, attention_mask.bias, scaling)
+    elif query.shape[2] == 1 < key.shape[2] and query.device.type != "cpu":
+        out = one_query_attention(query, key, value, attention_mask, scaling)
     else:
         dense = _dense(module, implementation)
         return dense(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return out.transpose(1, 2).contiguous(), None
+
+
+def one_query_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Attention of a single query in each of many small batches, such as windows of 9 patches: written out.
+
+    query: (n, heads, 1, d); key, value: (n, heads or fewer, P, d); mask: None, (n, P), or what SDPA takes, bool or
+    added, for (n, heads, 1, P). Returns (n, heads, 1, d). GPU kernels give each query a block: there is no grid of
+    more than 65,535, some count past 2^31 in the backward pass from 10,923 on, and keep gigabytes for it.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x if groups == 1 else x.repeat_interleave(groups, 1) for x in (key, value))
+    logits = (query.float() * key.float()).sum(-1) * scaling  # (n, heads, P)
+    if mask is not None:
+        mask = mask[:, :, 0] if mask.ndim == 4 else mask[:, None].bool()
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    weights = logits.softmax(-1).to(value.dtype)
+    return (weights[..., None] * value).sum(2, keepdim=True)
 
 
 def _dense(module: nn.Module, implementation: str) -> Callable:

@@ -69,7 +69,7 @@ def plan_packing(keep: Tensor, num_kept: int, filler: int = 0) -> Packing:
     order = keep.flatten().logical_not().byte().argsort(stable=True)  # (F * N,) survivors first, in order
     ends = keep.sum(1).cumsum(0)  # (F,)
     cu_seqlens = F.pad(ends, (1, 1))
-    cu_seqlens[-1] = num_kept
+    cu_seqlens[-1:].fill_(num_kept)  # a number set by index would be copied from the host, which waits
     return Packing(order[:num_kept], cu_seqlens.int(), filler, (frames, patches))
 
 

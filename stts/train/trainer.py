@@ -221,7 +221,7 @@ class Trainer:
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
         self.seen = batch, out.keep_windows
         losses = {"lm_loss": lm_loss.detach().double(), "aux_loss": aux_loss.detach().double()}
-        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch)
+        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch, lm_loss.device)
 
     def _prune_ratio(self) -> float:
         """The prune ratio of the next step: it rises from 0 over ramp_steps to what the model is trained for."""

@@ -15,11 +15,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stts import STTSConfig, attention_bias, insert_stts, remove_stts
 from stts.hosts.classes import pruning
 from stts.pruning.layout import BatchLayout
+from tests.helpers.host_row import VOCABULARY
 from tests.helpers.hosts import Row, as_plain, rows
 
 RATIOS = (0.5, 0.8)
@@ -127,11 +129,33 @@ def reference(row: Row, inputs: dict[str, Any], out: Any) -> Tensor:
     keep, scores = of_video(out.keep_windows, row), of_video(out.scores, row)
     ALL_ATTENTION_FUNCTIONS.register("masked", Masked(blocks, *in_memory(row, keep, scores)))
     owner.config._attn_implementation = "masked"
+    if row.recurrent:
+        return shorter(row, model, inputs, out.keep_mask)
     seen = row.visible(inputs) & out.keep_mask[:, None, :]
     seen |= torch.eye(seen.shape[1], dtype=torch.bool)
     mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None]
     given = {name: x for name, x in as_plain(inputs).items() if name != "attention_mask"}
     return model(**given, attention_mask=mask, position_ids=row.positions(model, inputs)).logits
+
+
+def shorter(row: Row, model: PreTrainedModel, inputs: dict[str, Any], keep: Tensor) -> Tensor:
+    """The same of an LLM whose state runs over every token it gets: row by row it gets the survivors alone."""
+    kept = keep[row.placeholders(inputs)]
+    features = torch.cat(list(model.model.get_video_features(**of_pixels(inputs)).pooler_output))[kept]
+    positions, logits = row.positions(model, inputs), torch.zeros(*keep.shape, VOCABULARY)
+    rows = features.split((keep & row.placeholders(inputs)).sum(1).tolist())
+    for i, part in enumerate(rows):
+        encoded = {"video": BaseModelOutputWithPooling(pooler_output=(part,))}
+        given = {
+            "input_ids": inputs["input_ids"][i, keep[i]][None],
+            "position_ids": positions[:, i, keep[i]][:, None],
+        }
+        logits[i, keep[i]] = model(**given, mm_encoder_outputs=encoded).logits[0]
+    return logits
+
+
+def of_pixels(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
 
 
 @hosts

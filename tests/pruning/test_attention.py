@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from stts import STTSConfig, insert_stts
-from stts.pruning.attention import biased_attention, choose_backend, describe_attention, ragged_attention
+from stts.pruning.attention import (
+    attention_forward,
+    biased_attention,
+    choose_backend,
+    describe_attention,
+    one_query_attention,
+    ragged_attention,
+)
 from stts.pruning.packing import Packing, plan_packing
 from tests.helpers.molmo2 import build, make_inputs
 
@@ -40,6 +48,32 @@ def test_the_bias_keeps_its_precision_in_bfloat16(learned):
     ).float()
     ours = biased_attention(*half, bias, 72**-0.5).float()
     assert (ours - exact).abs().max() <= 1.5 * (masked - exact).abs().max()
+
+
+@pytest.mark.parametrize("masked", ["", "bool", "added", "flat"])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_a_single_query_is_attended_as_by_sdpa(masked: str, key_heads: int):
+    torch.manual_seed(0)
+    q = torch.randn(5, 4, 1, 6, requires_grad=True)
+    k, v = (torch.randn(5, key_heads, 9, 6, requires_grad=True) for _ in range(2))
+    seen = torch.rand(5, 1, 1, 9) < 0.7
+    masks = {"": None, "bool": seen, "added": torch.randn(5, 1, 1, 9), "flat": seen[:, 0, 0].long()}
+    theirs = seen if masked == "flat" else masks[masked]
+    ours = one_query_attention(q, k, v, masks[masked], 0.3)
+    expected = F.scaled_dot_product_attention(q, k, v, theirs, scale=0.3, enable_gqa=key_heads < 4)
+    torch.testing.assert_close(ours, expected)
+    grads = torch.autograd.grad(ours.square().sum(), (q, k, v))
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.square().sum(), (q, k, v)))
+
+
+def test_no_kernel_meets_a_batch_of_single_queries():
+    """32,000 windows: more than FlashAttention's backward pass can count, were it to get them."""
+    q, k, v = (torch.empty(32_000, 16, n, 72, dtype=torch.bfloat16, device="meta") for n in (1, 9, 9))
+    with FlopCounterMode(display=False) as counter:
+        out, _ = attention_forward(None, q, k, v, None, implementation="sdpa", scaling=1.0)
+    assert out.shape == (32_000, 1, 16, 72)
+    assert out.dtype == torch.bfloat16
+    assert counter.get_total_flops() == 0  # that of SDPA's kernels would be counted
 
 
 def frame_by_frame(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float) -> Tensor:

@@ -21,7 +21,7 @@ from ...files.model_folder import BadFolder
 from ...pruning.windows import window_grid, window_index
 from ..prompts import LETTERS, Message, multiple_choice_prompt
 from ..video.pixels import patchify, resize_frames
-from .base import IGNORE
+from .base import IGNORE, Processor
 from .clip import check_clip, check_times
 from .conversation import Conversation
 from .folder import load_config, load_tokenizer
@@ -50,7 +50,7 @@ FRAME_FORMAT = {"use_frame_special_tokens": True, "video_use_col_tokens": False}
 """transformers' defaults."""
 
 
-class VideoProcessor:
+class VideoProcessor(Processor):
     """Turns one conversation, with or without a clip, into one unbatched example.
 
     use_frame_special_tokens: frames stand between <frame_start> and <frame_end>, else between <im_start> and
@@ -59,7 +59,6 @@ class VideoProcessor:
     Raises ValueError when the tokenizer lacks something the prompt needs or the sizes do not fit each other.
     """
 
-    unit_frames = 1
     video_form = PooledVideos()
 
     def __init__(
@@ -130,32 +129,6 @@ class VideoProcessor:
         settings = {"processor_class": "Molmo2Processor", **format_}
         (Path(folder) / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
-    @property
-    def pad_token_id(self) -> int:
-        """What to pad input_ids with: the tokenizer's own, or the end token where it has none."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
-
-    def __call__(
-        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
-    ) -> dict[str, Tensor]:
-        """Build one example.
-
-        messages: user and assistant turns in alternation, {"role", "content"}; the clip goes in front of
-        the first. With add_generation_prompt the last turn is the user's and the text ends where the answer
-        begins.
-
-        Returns input_ids, labels (IGNORE except on the answers and the token that ends each) and
-        mm_token_type_ids, all (L,) int64; with a clip of T frames also pixel_values_videos
-        (T, N, patch_size * patch_size * 3) uint8, video_token_pooling (T*W, p*p) int64 patches of each
-        window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of windows]. Raises ValueError,
-        naming the turn, for text that cannot be a prompt, and for what is no clip.
-        """
-        if clip is not None:
-            check_clip(clip)
-        text = self.text_tensors(messages, clip, add_generation_prompt)
-        return text if clip is None else text | self.video_tensors(clip)
-
     def text_tensors(
         self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
     ) -> dict[str, Tensor]:
@@ -203,7 +176,8 @@ class VideoProcessor:
 
     def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
         """Of a clip of T frames: pixel_values_videos (T, N, patch_size * patch_size * 3) uint8, video_token_pooling
-        (T * W, p * p) int64 and video_grids (1, 3) int64, as __call__ returns them."""
+        (T * W, p * p) int64 patches of each window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of
+        windows]."""
         check_clip(clip)
         num_frames = len(clip.frames)
         patches = patchify(torch.from_numpy(resize_frames(clip.frames, self.image_size)), self.patch_size)

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from ..prompts import Message
-from .base import Example
+from .base import Example, Processor
 from .clip import check_clip, check_times
 from .conversation import Conversation
 from .folder import load_config, load_tokenizer
@@ -85,15 +85,13 @@ class FlatVideos:
         return frames[:, 0].cpu().numpy(), grid
 
 
-class QwenProcessor:
+class QwenProcessor(Processor):
     """Turns one conversation, with or without a clip, into one unbatched example: see base.Processor.
 
     images: settings of the folder's image processor, which are only handed on. Raises ValueError when the tokenizer
-    lacks something the prompt needs.
+    lacks something the prompt needs. No clip reaches the model's last position: a unit takes no more than its longer
+    side.
     """
-
-    image_size: int | None = None
-    context_length: int | None = None  # no clip reaches it: a unit takes as many positions as its longer side
 
     def __init__(
         self,
@@ -148,25 +146,6 @@ class QwenProcessor:
         files = {SETTINGS_FILE: settings} | ({"preprocessor_config.json": self.images} if self.images else {})
         for name, values in files.items():
             (Path(folder) / name).write_text(json.dumps(values, indent=2) + "\n")
-
-    @property
-    def pad_token_id(self) -> int:
-        """What to pad input_ids with: the tokenizer's own, or the end token where it has none."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
-
-    def __call__(
-        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
-    ) -> dict[str, Tensor]:
-        """Build one example: text_tensors, with a clip video_tensors as well.
-
-        messages: user and assistant turns in alternation, {"role", "content"}; the clip goes in front of the first.
-        Raises ValueError, naming the turn, for text that cannot be a prompt.
-        """
-        if clip is not None:
-            check_clip(clip)
-        text = self.text_tensors(messages, clip, add_generation_prompt)
-        return text if clip is None else text | self.video_tensors(clip)
 
     def text_tensors(
         self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
