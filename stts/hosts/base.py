@@ -6,6 +6,7 @@ sequence, generation, saving) is shared. docs/hosts.md has an example.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, ClassVar
@@ -56,10 +57,14 @@ class Host:
     """Whether visual tokens, those of mm_token_type_ids 1, see each other in both directions."""
     images_beside: ClassVar[bool] = True
     """Whether the class itself takes images and videos in one batch."""
-    grid: Grid | None = None
-    """Rows and columns of patches of every frame, where all models of this host have but one size."""
+    frame_grid: Grid | None = None
+    """Rows and columns of patches of every frame, where all frames have one size."""
     collects: Sequence[int] = ()
     """Zero-based blocks whose outputs `encode` reads off the pass that is active (pruning.blocks.active_pass)."""
+
+    served: ClassVar[bool] = False
+    """Whether stts.serving knows the pruning class: a saved folder's config.json then says its name, by which engines
+    find it, and not the transformers class's, under which they would serve it unpruned."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -111,10 +116,13 @@ class Host:
     # From pixels to the LLM
 
     def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Forward's arguments as the class takes them: pixels that travelled as bytes normalised."""
+        """Forward's arguments as the class takes them: pixels that travelled as bytes normalised, mm_token_type_ids
+        only where it knows them."""
         key = self.keys[0]
         if (pixels := inputs.get(key)) is not None and pixels.dtype == torch.uint8:
             inputs = inputs | {key: self.floats(pixels)}
+        if "mm_token_type_ids" not in inspect.signature(self.model.forward).parameters:
+            inputs = {name: x for name, x in inputs.items() if name != "mm_token_type_ids"}
         return inputs
 
     def floats(self, pixels: Tensor) -> Tensor:
@@ -162,7 +170,8 @@ class Host:
         leave inputs."""
         if self.modality == "image" or inputs.get("pixel_values") is None:
             return {}
-        names = {name for name in inputs if name.startswith(("pixel_values", "image_"))} - set(self.keys)
+        begins = ("pixel_values", "image_", "batch_num_images")
+        names = {name for name in inputs if name.startswith(begins)} - set(self.keys)
         images = {name: inputs.pop(name) for name in sorted(names)}
         return {"image": self.model.base_model.get_image_features(**images, return_dict=True)}
 

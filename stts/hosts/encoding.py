@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..pruning.attention import install
-from ..pruning.blocks import Pass
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.memory import Clips
 from ..pruning.policies import View, choose
+from ..pruning.relevance import Relevance, teach
 from ..pruning.run import Run
 from ..pruning.visual_tokens import VisualTokens
 from ..pruning.windows import window_grid
@@ -39,14 +39,21 @@ class Encoded:
     scores: PerWindow | None = None
     scored: PerWindow | None = None
     """(F, N, D) or a list of (T, N, D): what was scored, where the ViT did it."""
+    relevance: Relevance | None = None
+    """What the LLM's gradient at the features teaches the scorer in training."""
 
 
 def clips_of(host: Host, inputs: dict[str, Any], layout: BatchLayout | None) -> Clips:
     """The sizes of the videos, from the host's memory where it has them."""
-    if layout is None or not (layout.grids or host.grid):
+    if not are_known(host, layout):
         return host.clips(inputs)
-    grids = layout.grids or (host.grid,) * len(layout.frames_per_video)
+    grids = layout.grids or (host.frame_grid,) * len(layout.frames_per_video)
     return Clips(layout.frames_per_video, grids, host.unit)
+
+
+def are_known(host: Host, layout: BatchLayout | None) -> bool:
+    """Whether the sizes of the videos are known without asking the device."""
+    return layout is not None and bool(layout.grids or host.frame_grid)
 
 
 def windows_of(host: Host, clips: Clips) -> list[Tensor]:
@@ -78,11 +85,18 @@ def encode(
             "whose forward has to loop over them"
         )
     windows = windows_of(host, clips)
-    kept = stays(torch.cat([x.flatten() for x in run.by_video("keep")]), windows, clips)
+    flat = torch.cat([x.flatten() for x in run.by_video("keep")])
+    kept = stays(flat, windows, clips)
     of_survivors = selection(host, run, kept, len(kept) - drops, windows)
     extra = {name: [of_survivors(x) for x in parts] for name, parts in extra.items()}
-    said = (run.together(name) for name in ("keep", "scores", "scored"))
-    return Encoded(of_survivors(features), extra, kept, *said)
+    keep, scores, scored = (run.together(name) for name in ("keep", "scores", "scored"))
+    features, relevance = of_survivors(features), None
+    if model.training:
+        of_token = owners(windows, clips).to(kept.device, non_blocking=True)
+        of_token = of_token[first_true(kept, len(kept) - drops)]
+        sizes = list(zip(clips.frames, clips.windows, strict=True))
+        features, relevance = teach(stts, features, scores, flat, of_token, sizes)
+    return Encoded(features, extra, kept, keep, scores, scored, relevance)
 
 
 def encode_whole(host: Host, inputs: dict[str, Any], clips: Clips) -> Encoded:
@@ -93,8 +107,7 @@ def encode_whole(host: Host, inputs: dict[str, Any], clips: Clips) -> Encoded:
 
 def encode_then_choose(host: Host, inputs: dict[str, Any], clips: Clips, stts: STTSConfig) -> Encoded:
     """The same for policies that choose among the tokens that were made for the LLM."""
-    with Pass(host, host.collects).active():
-        features, extra = host.encode(inputs, clips)
+    features, extra = host.encode(inputs, clips)
     windows = windows_of(host, clips)
     keep, scores = choose_in_front(features, clips, stts, windows)
     flat = torch.cat([x.flatten() for x in keep]) if isinstance(keep, list) else keep.flatten()
@@ -110,7 +123,7 @@ def encoded_before(visual: VisualTokens, host: Host, clips: Clips, prune_ratio: 
     visual.check(sum(map(len, windows)) - drops)
     keep = visual.keep if isinstance(visual.keep, list) else [visual.keep]
     kept = stays(torch.cat([x.flatten() for x in keep]), windows, clips)
-    said = (visual.keep, visual.scores, visual.scored) if drops else ()
+    said = (visual.keep, visual.scores, visual.scored, visual.relevance) if drops else ()
     return Encoded(visual.features, visual.extra, kept, *said)
 
 
@@ -122,9 +135,8 @@ def as_visual(encoded: Encoded, clips: Clips) -> VisualTokens:
         keep = [torch.ones(size, dtype=torch.bool, device=device) for size in sizes]
         keep = torch.cat(keep) if len(set(clips.windows)) == 1 else keep
     scored = encoded.scored if torch.is_grad_enabled() else None
-    return VisualTokens(
-        encoded.features, keep, encoded.scores, scored, extra=encoded.extra, grids=tuple(clips.grids)
-    )
+    found = (encoded.features, keep, encoded.scores, scored, encoded.relevance, encoded.extra)
+    return VisualTokens(*found, tuple(clips.grids))
 
 
 def selection(
@@ -154,13 +166,19 @@ def first_true(x: Tensor, count: int) -> Tensor:
     return x.logical_not().byte().argsort(stable=True)[:count]
 
 
+def owners(windows: list[Tensor], clips: Clips) -> Tensor:
+    """(tokens,) int64 on the host: the window behind each placeholder, counted through all videos; -1 stays
+    anyway."""
+    found, start = [], 0
+    for owner, frames, count in zip(windows, clips.frames, clips.windows, strict=True):
+        found.append(torch.where(owner < 0, -1, owner + start))
+        start += frames * count
+    return torch.cat(found)
+
+
 def stays(keep: Tensor, windows: list[Tensor], clips: Clips) -> Tensor:
     """Which placeholders stay, (tokens,) bool. keep: (all windows,); windows: of each video, Host.windows_of."""
-    owners, start = [], 0
-    for owner, frames, count in zip(windows, clips.frames, clips.windows, strict=True):
-        owners.append(torch.where(owner < 0, -1, owner + start))
-        start += frames * count
-    owner = torch.cat(owners)
+    owner, start = owners(windows, clips), len(keep)
     if len(owner) == start and torch.equal(owner, torch.arange(start)):
         return keep
     owner = owner.to(keep.device, non_blocking=True)

@@ -22,6 +22,7 @@ from .llm_attention import check_masks, llm_mask
 from .lockstep import check_images, still_beside
 from .output import PrunedCausalOutput
 from .pruned import PrunedModel
+from .supervised import supervised_alone
 from .survivors import Batch, Pruned, prune
 
 
@@ -42,6 +43,7 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         window_scores: PerWindow | None = None,
         loss_weights: Tensor | None = None,
         visual: VisualTokens | None = None,
+        num_targets: int | None = None,
         **inputs: Any,
     ) -> PrunedCausalOutput:
         """The transformers class's forward on the tokens that survive; inputs are its own, named as there.
@@ -51,8 +53,11 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         saves waiting for them; frames_per_video: T of each video, where pixels do not say it; pixels may be bytes,
         which are normalised here; window_scores: (F, W), or (T, W) of each video, what policy "given" ranks by;
         loss_weights: (B, L) float, what each token of labels counts in lm_loss, the weighted mean; visual: the
-        videos, as encode_videos returns them, in place of their pixels. Raises ValueError when placeholders do not
-        fit videos and images, and for what a host cannot do (packed rows, a mask under FlashAttention).
+        videos, as encode_videos returns them, in place of their pixels. num_targets: at least how many tokens labels
+        supervise, the first column not counted: logits are then made in front of these alone, (1, num_targets + 1,
+        V).
+        Raises ValueError when placeholders do not fit videos and images, and for what a host cannot do (packed rows,
+        a mask under FlashAttention).
         """
         inputs = self.host.accept(inputs)
         pixels = (inputs.get(self.host.keys[0]), inputs.get("pixel_values"))
@@ -73,10 +78,11 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
                 take(loss_weights, 0),
             )
         inputs["attention_mask"] = llm_mask(self, inputs["attention_mask"], sequence_ids, inputs)
-        if loss_weights is None:
-            inputs["labels"] = labels
         as_tuple = inputs.pop("return_dict", None) is False
-        out = super().forward(**{name: x for name, x in inputs.items() if x is not None})
+        inputs = {name: x for name, x in inputs.items() if x is not None}
+        head, asked = self.get_output_embeddings(), (labels, loss_weights, num_targets)
+        with supervised_alone(head, *asked) as (labels, loss_weights):
+            out = super().forward(**inputs, labels=labels if loss_weights is None else None)
         if loss_weights is not None:
             out.loss = weighted_lm_loss(out.logits, labels, loss_weights)
         if pruned is not None and pruned.ahead is not None:
@@ -107,12 +113,16 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         result.lm_loss = out.loss
         if pruned is not None:
             result.keep_mask = pruned.survivors.keep
-            result.keep_windows, result.scores = pruned.encoded.keep, pruned.encoded.scores
+            encoded = pruned.encoded
+            result.keep_windows, result.scores = encoded.keep, encoded.scores
+            result.relevance = encoded.relevance
         elif input_ids is not None:
             result.keep_mask = (torch.ones_like(input_ids) if mask is None else mask).bool()
         if self.training or out.loss is not None:
-            encoded = (None, None) if pruned is None else (pruned.encoded, pruned.clips)
-            result.aux_loss, result.targets = aux_loss(self, *encoded)
+            videos = (None, None) if pruned is None else (pruned.encoded, pruned.clips)
+            result.aux_loss, result.targets = aux_loss(self, *videos)
         if self.training and out.loss is not None:
             result.loss = out.loss + self.stts.aux_loss_weight * result.aux_loss
+            if result.relevance is not None:
+                result.loss = result.loss + self.stts.relevance_weight * result.relevance.loss
         return result

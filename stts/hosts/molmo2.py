@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from ..data.processors.molmo2 import check_frame_size
 from ..data.video.pixels import normalize
 from ..pruning.attention import install
-from ..pruning.blocks import active_pass
+from ..pruning.blocks import Pass, active_pass
 from ..pruning.windows import Grid, window_grid, window_index
 from .base import Clips, Host
 from .classes import pruning
@@ -40,6 +41,7 @@ class Molmo2(Host):
     keys = ("pixel_values_videos", "video_token_pooling", "video_grids")
     tail = "none"
     unit = POOL_WIDTH
+    served = True
     both_ways = True
     images_beside = False
 
@@ -52,12 +54,12 @@ class Molmo2(Host):
         return self.model.config.image_token_id
 
     @property
-    def grid(self) -> Grid:
+    def frame_grid(self) -> Grid:
         return patch_grid(self.vision.config)
 
     def clips(self, inputs: dict[str, Any]) -> Clips:
         frames = inputs["video_grids"][:, 0].tolist()
-        return Clips(tuple(frames), (self.grid,) * len(frames), self.unit)
+        return Clips(tuple(frames), (self.frame_grid,) * len(frames), self.unit)
 
     def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
         names = (self.keys[0], IMAGE_KEYS[0])
@@ -100,23 +102,30 @@ class Molmo2(Host):
         return [layer % len(self.blocks) for layer in self.model.config.adapter_config.vision_feature_layer]
 
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        now = active_pass()
-        if now is None:
-            return super().encode(inputs, clips)
+        """With no run active bit for bit what get_video_features gives. That one waits for the device, for sizes and
+        to learn which windows have a patch: those of videos all do."""
+        now = active_pass() or Pass(self, self.collects)
         install(self.vision.config)
-        self.vision(inputs["pixel_values_videos"])
+        with now.active():
+            self.vision(inputs["pixel_values_videos"])
         features = torch.cat([now.collected[block] for block in self.collects], -1).flatten(0, -2)
         return self.project(features, now.of_kept(inputs["video_token_pooling"])), {}
 
     def project(self, features: Tensor, patches: Tensor) -> Tensor:
         """The adapter: (K, D') patches -> (n, D_llm), one token for each row of patches, (n, p * p) places among
-        the K, -1 where a grid was padded."""
-        adapter, (rows, cols) = self.model.base_model.multi_modal_projector, self.grid
+        the K, -1 where a grid was padded; none is all padding."""
+        adapter, (rows, cols) = self.model.base_model.multi_modal_projector, self.frame_grid
         install(adapter.config)
-        if math.prod(window_grid(self.grid, self.unit)) * patches.shape[1] != rows * cols:
-            return adapter(features, patches).last_hidden_state  # a padded grid needs its mask
-        windows = features[patches]  # (n, p * p, D')
-        pooled, _ = adapter.image_pooling_2d(windows.mean(1, keepdim=True), windows)
+        if math.prod(window_grid((rows, cols), self.unit)) * patches.shape[1] == rows * cols:
+            windows, mask = features[patches], None  # (n, p * p, D')
+            mean = windows.mean(1, keepdim=True)
+        else:  # padded
+            mask = patches >= 0
+            windows = features[patches.clamp(0)] * mask.to(features.dtype)[..., None]
+            mean = windows.sum(1, keepdim=True) / mask.sum(1)[:, None, None].to(windows.dtype)
+            if mask.device.type == "cpu":  # it looks whether all are True
+                mask = create_bidirectional_mask(adapter.config, mean, mask, encoder_hidden_states=windows)
+        pooled, _ = adapter.image_pooling_2d(mean, windows, attention_mask=mask)
         return adapter.image_projector(pooled.squeeze(1))
 
     def others(self, inputs: dict[str, Any]) -> dict[str, ModelOutput]:
@@ -143,11 +152,11 @@ class Molmo2(Host):
         return embeds.flatten(0, 1).index_add(0, places, features.to(embeds.dtype)).view_as(embeds)
 
     def still(self) -> dict[str, Tensor]:
-        size = math.prod(self.grid), self.vision.patch_embedding.in_features
+        grid = self.frame_grid
         values = (
-            torch.zeros(1, *size),
-            window_index(self.grid, self.unit),  # (W, p * p)
-            torch.tensor([[1, *window_grid(self.grid, self.unit)]]),
+            torch.zeros(1, math.prod(grid), self.vision.patch_embedding.in_features),
+            window_index(grid, self.unit),  # (W, p * p)
+            torch.tensor([[1, *window_grid(grid, self.unit)]]),
         )
         return dict(zip(self.keys, values, strict=True))
 

@@ -8,16 +8,19 @@ from typing import Any
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from ..pruning.relevance import Relevance
+
 
 @dataclass
 class PrunedCausalOutput(ModelOutput):
     """transformers' output over the surviving sequence, and what pruning did.
 
-    loss: lm_loss, plus aux_loss_weight * aux_loss in training mode; logits: (B, L_kept, V), padded on the side the
-    input was; keep_mask: (B, L) bool, True where a real input token survived, so row i of logits belongs to
-    input_ids[i][keep_mask[i]]; keep_windows: bool, scores and targets (what the auxiliary loss holds the scores
-    against): (F, W), or where frames differ in size a list of (T, W), one a video; None when nothing was pruned;
-    lm_loss, aux_loss: scalars. The rest is transformers'.
+    loss: lm_loss, plus aux_loss_weight * aux_loss and relevance_weight * relevance.loss in training mode; logits:
+    (B, L_kept, V), padded on the side the input was; keep_mask: (B, L) bool, True where a real input token
+    survived, so row i of logits belongs to input_ids[i][keep_mask[i]]; keep_windows: bool, scores and targets (what
+    the auxiliary loss holds the scores against): (F, W), or where frames differ in size a list of (T, W), one a
+    video; None when nothing was pruned; lm_loss, aux_loss: scalars; relevance: what the LLM's gradient teaches the
+    scorer, None where the settings or the batch ask for nothing. The rest is transformers'.
     """
 
     loss: Tensor | None = None
@@ -35,3 +38,4 @@ class PrunedCausalOutput(ModelOutput):
     targets: Tensor | list[Tensor] | None = None
     lm_loss: Tensor | None = None
     aux_loss: Tensor | None = None
+    relevance: Relevance | None = None

@@ -14,7 +14,7 @@ from ..pruning.memory import Clips
 from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
 from ..pruning.visual_tokens import VisualTokens
 from .base import Host
-from .encoding import Encoded, PerWindow, clips_of, encode, encoded_before, windows_of
+from .encoding import Encoded, PerWindow, are_known, clips_of, encode, encoded_before, windows_of
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     inputs: the host's own arguments, videos among them. Raises ValueError when placeholders do not fit the videos.
     """
     host, ratio, mask = model.host, model.stts.prune_ratio, batch.mask
-    ours = (
-        mixes(host, inputs) or inputs.get("frames_per_video") is not None
-    )  # which the class itself cannot take
+    ours = is_ours(host, batch, inputs)
     if batch.visual is None and (inputs.get(host.keys[0]) is None or not (ratio or ours)):
         return None
     clips = clips_of(host, inputs, batch.layout)
@@ -90,9 +88,9 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     for row, drop, count in zip(layout.video_rows, drops, tokens, strict=True):
         lengths[row] -= drop
         per_row[row] += count - drop
-    whole = not (any(drops) or batch.prompt or model.lockstep or places is not None)
-    if whole:
-        survivors, text = all_survive(keep), {"attention_mask": mask, "position_ids": batch.positions}
+    if not (any(drops) or batch.prompt or (model.lockstep and ratio)):
+        survivors = all_survive(keep)
+        text = {"attention_mask": mask, "position_ids": places[0] if places else batch.positions}
     else:
         left_padded = None if mask is None else mask[:, 0] == 0
         survivors = plan_survivors(keep, max(lengths), True if batch.prompt else None, left_padded)
@@ -115,9 +113,12 @@ def all_survive(keep: Tensor) -> Survivors:
     return Survivors(keep, places.expand_as(keep), torch.ones_like(keep))
 
 
-def mixes(host: Host, inputs: dict[str, Any]) -> bool:
-    """Whether images stand beside the videos of a host whose class takes only one of the two."""
-    return not host.images_beside and inputs.get("pixel_values") is not None
+def is_ours(host: Host, batch: Batch, inputs: dict[str, Any]) -> bool:
+    """Whether videos that lose nothing are encoded here all the same: their class cannot take them, or would wait
+    for the device to learn what the host knows."""
+    mixed = not host.images_beside and inputs.get("pixel_values") is not None
+    told = inputs.get("frames_per_video") is not None
+    return mixed or told or (are_known(host, batch.layout) and not batch.prompt)
 
 
 def visual_inputs(

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .selection import num_kept_later
+from .windows import window_grid
+
 
 @dataclass(frozen=True)
 class BatchLayout:
@@ -27,6 +30,15 @@ class BatchLayout:
     """Rows and columns of patches of each video's frames; (): whoever asks knows, because all are the same."""
     num_windows: int = 0
     """Of all videos, before any is dropped; 0 where nobody counted."""
+
+    def kept_later(self, prune_ratio: float, unit: int) -> int:
+        """Windows of all videos that survive pruning, first frames aside. unit: side of a window in patches."""
+        if self.grids:
+            sizes = [window_grid(grid, unit) for grid in self.grids]
+            windows = [rows * cols for rows, cols in sizes]
+        else:
+            windows = [self.num_windows // max(sum(self.frames_per_video), 1)] * len(self.frames_per_video)
+        return num_kept_later(zip(self.frames_per_video, windows, strict=True), prune_ratio)
 
     @classmethod
     def read(
