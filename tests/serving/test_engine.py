@@ -124,7 +124,7 @@ def test_the_loader_reads_what_read_video_does_and_refuses_settings_it_does_not_
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ("too long", ["400 frames", "one piece of at most 4,096", "num_frames"]),
+        ("too long", ["400 frames", "one piece of at most 4,096", "fewer frames"]),
         ("no times", ["timestamps"]),
         ("special token", ["'<im_patch>'", "remove it from the text"]),
         ("two videos", ["2 videos", "one"]),

@@ -11,7 +11,8 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
 from ...pruning.config import STTSConfig
-from .loader import BACKEND, FPS, FRAMES
+from ..prompts import FPS
+from .loader import BACKEND, FRAMES
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
