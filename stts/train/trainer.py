@@ -23,15 +23,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..data.feed.account import data_sums, feed_row, log_path
 from ..data.feed.budget import Budget
 from ..data.feed.collator import Collator
-from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec, data_sums, feed_row, log_path
+from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec
 from ..data.feed.order import Place, deal_again
+from ..data.feed.tensors import each_tensor
 from ..processes import join_processes
 from ..viz.overlay import draw_batch
 from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
-from .metrics import Churn, add_up, count, measure, metrics_row, read_sums, relevance_sums
+from .metrics import Churn, add_up, count, measure, metrics_row, num_targets, read_sums, relevance_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
@@ -207,18 +209,16 @@ class Trainer:
         share: this batch's of the step's supervised tokens, pairs of frames, and windows that relevance is learned
         from, by their names in `count`.
         """
-        inputs = {
-            k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
-        }
-        inputs = {k: v for k, v in inputs.items() if k not in HOST_KEYS}
+        inputs = {k: v for k, v in batch.items() if k not in HOST_KEYS}
+        inputs = each_tensor(inputs, lambda x: x.to(self.device, non_blocking=True))
         with self._autocast():
-            out = self.model(**inputs, use_cache=False)
+            out = self.model(**inputs, num_targets=num_targets(batch), use_cache=False)
         lm_loss, aux_loss = out.lm_loss * share["targets"], out.aux_loss * share["pairs"]
         stts = self.plain_model.stts
         loss = lm_loss + stts.aux_loss_weight * aux_loss
         if out.relevance is not None:
             loss = loss + stts.relevance_weight * share["taught"] * out.relevance.loss
-        if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
+        if "pixel_values_videos" not in batch and not getattr(self.plain_model.base_model, "lockstep", False):
             # Every parameter gets a gradient, 0 where the batch has no use for it: other processes wait for it, and
             # with a gradient the optimizer's momentum and decay go on, on one process as on several.
             loss = loss + sum(p.sum() * 0 for p in self.parameters)
@@ -226,7 +226,7 @@ class Trainer:
         self.seen = batch, out.keep_windows
         losses = {"lm_loss": lm_loss.detach().double(), "aux_loss": aux_loss.detach().double()}
         losses |= relevance_sums(out, self.stts)
-        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch)
+        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch, lm_loss.device)
 
     def _prune_ratio(self) -> float:
         """The prune ratio of the next step: it rises from 0 over ramp_steps to what the model is trained for."""

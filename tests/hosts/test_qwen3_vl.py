@@ -13,7 +13,8 @@ from stts import STTSConfig, pruning
 from stts.hosts.qwen3_vl import merge_order, mrope_positions
 from stts.pruning.layout import BatchLayout
 from stts.pruning.run import Clips
-from tests.helpers.hosts import merge_units, mrope, rows
+from tests.helpers.hosts import rows
+from tests.helpers.hosts_flat import merge_units, mrope
 
 ROW = rows()[0]
 

@@ -40,14 +40,16 @@ def no_curves(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_folder: Path, clips: Path, tmp_path_factory) -> Inputs:
-    """Model, annotations, root. Besides videos there are text alone and a video of one frame, which loses nothing."""
+def inputs(tiny_folder: Path, tiny_qwen3_vl_folder: Path, clips: Path, tmp_path_factory) -> Inputs:
+    """Model, annotations, root; a Qwen3-VL beside the annotations. Besides videos there are text alone and a video of
+    one frame, which loses nothing."""
     rows = [json.loads(line) for line in (clips / "train.jsonl").read_text().splitlines()]
     rows[1] |= {"start": 0.0, "end": 0.01}
     for colour in ("red", "blue"):
         rows.append({"id": colour, "video": None, "question": f"What is {colour}?", "answer": colour})
     path = tmp_path_factory.mktemp("rows") / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
+    shutil.copytree(tiny_qwen3_vl_folder, path.parent / "qwen3_vl")
     return tiny_folder, path, clips
 
 
@@ -97,7 +99,7 @@ def test_the_data_brings_the_processes_out_of_step(inputs):
     assert any(1 in pair and len(pair) == 2 for pair in pairs)
 
 
-@pytest.mark.parametrize("case", ["ddp", "lora", "text"])
+@pytest.mark.parametrize("case", ["ddp", "lora", "text", "qwen3_vl"])
 def test_two_processes_learn_what_one_learns_from_the_same_examples(pair, inputs, tmp_path, case):
     run(case, inputs, tmp_path, batch_size=2, parallel=ParallelConfig())
     for name in {case, "fsdp" if case == "ddp" else case}:
@@ -126,7 +128,7 @@ def test_a_sharded_run_leaves_an_ordinary_folder(pair, inputs):
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["Molmo2ForConditionalGeneration"]
+    assert config["architectures"] == ["STTSMolmo2ForConditionalGeneration"]
 
 
 def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair, inputs, tmp_path):

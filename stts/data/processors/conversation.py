@@ -17,11 +17,16 @@ class Conversation:
     """Writes turns as a template does, and knows which tokens of the result are answers.
 
     video_token: what the template writes where a video goes, which stands in front of the first turn; special:
-    tokens that no text may contain, beside the tokenizer's own. Raises ValueError when the tokenizer cannot do it.
+    tokens that no text may contain, beside the tokenizer's own; begin: what every text begins with, whether the
+    template writes it or not. Raises ValueError when the tokenizer cannot do it.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, video_token: str, special: Iterable[str] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        video_token: str,
+        special: Iterable[str] = (),
+        begin: str = "",
     ) -> None:
         if not tokenizer.eos_token:
             raise ValueError("the tokenizer has no eos_token, which ends every answer")
@@ -29,7 +34,7 @@ class Conversation:
             raise ValueError("the tokenizer has no chat template: use the one that comes with the model")
         if not tokenizer.is_fast:
             raise ValueError("the tokenizer must be a fast one: labels need character offsets")
-        self.tokenizer, self.video_token = tokenizer, video_token
+        self.tokenizer, self.video_token, self.begin = tokenizer, video_token, begin
         found = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         found |= {video_token, tokenizer.eos_token, *special}
         self._special = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
@@ -99,7 +104,7 @@ class Conversation:
                 f"the chat template writes {self.video_token} {found} times for {int(has_video)} videos; "
                 "use the one that comes with the model"
             )
-        return text
+        return text if text.startswith(self.begin) else self.begin + text
 
     def _refuse_special_tokens(self, messages: Sequence[Message]) -> None:
         for i, message in enumerate(messages):
@@ -110,9 +115,8 @@ class Conversation:
 
     def _tokens(self, text: str, answers: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         options = {"add_special_tokens": False, "return_offsets_mapping": True}
-        encoded = self.tokenizer(
-            text, verbose=False, **options
-        )  # its word on long texts counts before pruning
+        # not verbose: its word on long texts counts tokens before pruning
+        encoded = self.tokenizer(text, verbose=False, **options)
         input_ids = torch.tensor(encoded["input_ids"])
         starts, stops = torch.tensor(encoded["offset_mapping"]).unbind(1)
         supervised = torch.zeros(len(input_ids), dtype=torch.bool)
