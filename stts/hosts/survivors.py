@@ -81,9 +81,8 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     else:
         encoded = encoded_before(batch.visual, host, clips, ratio)
 
-    keep = keep_tokens(
-        of_video, encoded.stays.to(of_video.device), mask
-    )  # the ViT may be elsewhere than the LLM
+    stays = encoded.stays.to(of_video.device)  # the ViT may be elsewhere than the LLM
+    keep = keep_tokens(of_video, stays, mask)
     lengths, per_row = list(layout.lengths), [0] * len(layout.lengths)
     for row, drop, count in zip(layout.video_rows, drops, tokens, strict=True):
         lengths[row] -= drop
