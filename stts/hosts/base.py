@@ -6,6 +6,7 @@ sequence, generation, saving) is shared. docs/hosts.md has an example.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from ..data.video.pixels import normalize
 from ..pruning.config import STTSConfig
 from ..pruning.memory import Clips
 from ..pruning.scorer import STTSScorer
@@ -52,6 +54,9 @@ class Host:
     mrope: ClassVar[bool] = False
     """Whether positions of LLM tokens have three planes: time, height, width."""
 
+    served: ClassVar[bool] = False
+    """Whether stts.serving knows the pruning class: a saved folder's config.json then says its name, by which engines
+    find it, and not the transformers class's, under which they would serve it unpruned."""
     written: ClassVar[type[nn.Module] | None] = None
     """The pruning class of this host, where one is written by hand."""
 
@@ -104,6 +109,20 @@ class Host:
 
     # From pixels to the LLM
 
+    def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Forward's arguments as the class takes them: pixels that travelled as bytes normalised, mm_token_type_ids
+        only where it knows them."""
+        key = self.keys[0]
+        if (pixels := inputs.get(key)) is not None and pixels.dtype == torch.uint8:
+            inputs = inputs | {key: self.floats(pixels)}
+        if "mm_token_type_ids" not in inspect.signature(self.model.forward).parameters:
+            inputs = {name: x for name, x in inputs.items() if name != "mm_token_type_ids"}
+        return inputs
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """Bytes -> pixels as the vision model takes them."""
+        return normalize(pixels)
+
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Call the host's own vision model and adapter.
 
@@ -141,7 +160,8 @@ class Host:
         leave inputs."""
         if self.modality == "image" or inputs.get("pixel_values") is None:
             return {}
-        names = {name for name in inputs if name.startswith(("pixel_values", "image_"))} - set(self.keys)
+        begins = ("pixel_values", "image_", "batch_num_images")
+        names = {name for name in inputs if name.startswith(begins)} - set(self.keys)
         images = {name: inputs.pop(name) for name in sorted(names)}
         return {"image": self.model.base_model.get_image_features(**images, return_dict=True)}
 

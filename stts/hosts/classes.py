@@ -35,6 +35,13 @@ HOSTS = {
     "Qwen2VLForConditionalGeneration": "qwen2_vl.Qwen2VL",
     "Glm4vForConditionalGeneration": "glm4v.Glm4v",
     "Glm46VForConditionalGeneration": "glm4v.Glm4v",
+    "VideoLlama3ForConditionalGeneration": "video_llama_3.VideoLlama3",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision.LlavaOnevision",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video.LlavaNextVideo",
+    "InternVLForConditionalGeneration": "internvl.InternVL",
+    "SmolVLMForConditionalGeneration": "smolvlm.SmolVLM",
+    "Idefics3ForConditionalGeneration": "smolvlm.SmolVLM",
+    "Gemma3ForConditionalGeneration": "gemma3.Gemma3",
 }
 """transformers' classes and the description of each, by module and name."""
 

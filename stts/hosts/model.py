@@ -6,36 +6,38 @@ LLM and generate run; what is written here is what happens between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from ..data.video.pixels import normalize
 from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
 from ..pruning.policies import View, choose
+from ..pruning.relevance import Relevance, teach
 from ..pruning.run import Clips, Run
 from ..pruning.sequence import Survivors, compact_positions, keep_tokens, plan_survivors
 from ..pruning.visual_tokens import VisualTokens
 from ..pruning.windows import window_grid
 from .base import Host
 from .pruned import PrunedModel
+from .supervised import supervised_alone
 
 
 @dataclass
 class PrunedCausalOutput(ModelOutput):
     """transformers' output over the surviving sequence, and what pruning did.
 
-    loss: lm_loss, plus aux_loss_weight * aux_loss in training mode; logits: (B, L_kept, V), padded on the side the
-    input was; keep_mask: (B, L) bool, True where a real input token survived, so row i of logits belongs to
-    input_ids[i][keep_mask[i]]; keep_windows: bool, scores and targets (what the auxiliary loss holds the scores
-    against): (F, W), or where frames differ in size a list of (T, W), one a video; None when nothing was pruned;
-    lm_loss, aux_loss: scalars. The rest is transformers'.
+    loss: lm_loss, plus aux_loss_weight * aux_loss and relevance_weight * relevance.loss in training mode; logits:
+    (B, L_kept, V), padded on the side the input was; keep_mask: (B, L) bool, True where a real input token
+    survived, so row i of logits belongs to input_ids[i][keep_mask[i]]; keep_windows: bool, scores and targets (what
+    the auxiliary loss holds the scores against): (F, W), or where frames differ in size a list of (T, W), one a
+    video; None when nothing was pruned; lm_loss, aux_loss: scalars; relevance: what the LLM's gradient teaches the
+    scorer, None where the settings or the batch ask for nothing. The rest is transformers'.
     """
 
     loss: Tensor | None = None
@@ -53,6 +55,7 @@ class PrunedCausalOutput(ModelOutput):
     targets: Tensor | list[Tensor] | None = None
     lm_loss: Tensor | None = None
     aux_loss: Tensor | None = None
+    relevance: Relevance | None = None
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,12 @@ class Choice:
 
     keep: Tensor
     """(all windows,) bool, video by video."""
-    keep_windows: Tensor | list[Tensor]
-    scores: Tensor | list[Tensor]
+    keep_windows: Tensor | list[Tensor] | None
+    """None, as scores: nothing was dropped."""
+    scores: Tensor | list[Tensor] | None
     run: Run | None = None
     """Of policies that choose inside the ViT."""
+    relevance: Relevance | None = None
 
 
 @dataclass(frozen=True)
@@ -95,18 +100,20 @@ class PrunedVLM(PrunedModel):
         window_scores: Tensor | list[Tensor] | None = None,
         loss_weights: Tensor | None = None,
         visual: VisualTokens | None = None,
+        num_targets: int | None = None,
         **inputs: Any,
     ) -> PrunedCausalOutput:
         """The transformers class's forward on the tokens that survive; inputs are its own, named as there.
 
         input_ids: (B, L), placeholders of ALL windows in it, like all arguments of that shape. layout: the batch's
-        sizes, which on a GPU saves waiting for them; frames_per_video: where frames are images to the model, T of
-        each video; pixels may be bytes, which are scaled to [-1, 1] here; window_scores: (F, W), or (T, W) of each
-        video, what policy "given" ranks by; loss_weights: (B, L) float, what each token of labels counts in lm_loss.
-        visual: the videos, as encode_videos returns them, in place of their pixels. Raises ValueError when
-        placeholders do not fit the videos.
+        sizes, which on a GPU saves waiting for them; frames_per_video: T of each video, where pixels do not say it;
+        pixels may be bytes, which are normalised here; window_scores: (F, W), or (T, W) of each video, what policy
+        "given" ranks by; loss_weights: (B, L) float, what each token of labels counts in lm_loss. visual: the videos,
+        as encode_videos returns them, in place of their pixels. num_targets: at least how many tokens labels
+        supervise, the first column not counted: then logits are made in front of these alone,
+        (1, num_targets + 1, V). Raises ValueError when placeholders do not fit the videos.
         """
-        inputs = self._normalized(inputs)
+        inputs = self.host.accept(inputs)
         pruned = self._prune(
             input_ids, attention_mask, position_ids, inputs, layout, window_scores, visual=visual
         )
@@ -115,6 +122,9 @@ class PrunedVLM(PrunedModel):
             if attention_mask is None and inputs.get("mm_encoder_outputs") and input_ids is not None:
                 # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
                 attention_mask = torch.ones_like(input_ids)
+            if layout is not None and layout.grids and inputs.get(self.host.keys[0]) is not None:
+                text = (input_ids, attention_mask, position_ids)
+                inputs, position_ids = self._encode_whole(*text, inputs, layout)
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
             tokens = {name: x for name, x in given.items() if x is not None}
         else:
@@ -124,10 +134,14 @@ class PrunedVLM(PrunedModel):
             tokens = pruned.tokens
             labels = pruned.survivors.take(labels, -100)
             loss_weights = pruned.survivors.take(loss_weights, 0)
-        if labels is not None and loss_weights is None:
-            inputs["labels"] = labels
         as_tuple = inputs.pop("return_dict", None) is False
-        out = super().forward(**tokens, **inputs)
+        with supervised_alone(self.get_output_embeddings(), labels, loss_weights, num_targets) as (
+            labels,
+            loss_weights,
+        ):
+            if labels is not None and loss_weights is None:
+                inputs["labels"] = labels
+            out = super().forward(**tokens, **inputs)
         if loss_weights is not None:
             out.loss = weighted_lm_loss(out.logits, labels, loss_weights)
         if pruned is not None and pruned.ahead is not None:
@@ -143,7 +157,7 @@ class PrunedVLM(PrunedModel):
         followed by the new tokens. last_keep_windows then holds what was kept.
         """
         self.last_keep_windows = None
-        input_ids, kwargs = kwargs.pop("input_ids", inputs), self._normalized(kwargs)
+        input_ids, kwargs = kwargs.pop("input_ids", inputs), self.host.accept(kwargs)
         layout, scores = kwargs.pop("layout", None), kwargs.pop("window_scores", None)
         visual = kwargs.pop("visual", None)
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
@@ -205,11 +219,14 @@ class PrunedVLM(PrunedModel):
         prompt: to generate from: padded on the left, positions counted as generate does.
         """
         host, stts = self.host, self.stts
-        if visual is None and (inputs.get(host.keys[0]) is None or not stts.prune_ratio):
+        told = (
+            inputs.get("frames_per_video") is not None
+        )  # which transformers' class does not know: encoded here
+        if visual is None and (inputs.get(host.keys[0]) is None or not (stts.prune_ratio or told)):
             return None
         clips = clips_of(host, inputs, layout)
         drops = clips.drops(stts.prune_ratio)
-        if visual is None and not any(drops):
+        if visual is None and not any(drops) and not told:
             return None
         check_whole_prompt(input_ids, mask, inputs.get("past_key_values"))
         windows = [host.windows_of(t, w) for t, w in zip(clips.frames, clips.windows, strict=True)]
@@ -221,6 +238,7 @@ class PrunedVLM(PrunedModel):
         places = None
         if positions is None:
             places = host.positions(input_ids, real, inputs, clips)
+            positions = places[0] if places else count_positions(real, mask is not None and prompt)
         if visual is None:
             features, extra, choice, kept = self._encode(inputs, clips, stts, windows, window_scores)
         else:
@@ -233,21 +251,41 @@ class PrunedVLM(PrunedModel):
             per_row[row] += count - drop
         left_padded = None if mask is None else mask[:, 0] == 0
         survivors = plan_survivors(keep, max(lengths), True if prompt else None, left_padded)
-        if positions is None:
-            planes = places[0] if places is not None else count_positions(real, mask is not None and prompt)
-        else:
-            planes = positions
         return Pruned(
             tokens={
                 "input_ids": survivors.take(input_ids, 0),
                 "attention_mask": survivors.valid.long(),
-                "position_ids": self._positions(planes, survivors, stts),
+                "position_ids": self._positions(positions, survivors, stts),
             },
             survivors=survivors,
             encoded=by_row(host, features, extra, per_row),
             choice=choice,
             ahead=None if places is None else places[1] + (real.sum(1) - survivors.valid.sum(1))[:, None],
         )
+
+    def _encode_whole(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        inputs: dict[str, Any],
+        layout: BatchLayout,
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """Where nothing is to drop: the arguments with the videos encoded, and their positions, as transformers would
+        make them. It would work out sizes that the layout knows, and wait for the device."""
+        host, clips = self.host, clips_of(self.host, inputs, layout)
+        if positions is None:
+            real = torch.ones_like(input_ids) if mask is None else mask
+            if (places := host.positions(input_ids, real, inputs, clips)) is not None:
+                positions, self.base_model.rope_deltas = places
+        inputs = dict(inputs)
+        others = host.others(inputs)
+        per_row = [0] * len(layout.lengths)
+        for row, frames, windows in zip(layout.video_rows, clips.frames, clips.windows, strict=True):
+            per_row[row] += len(host.windows_of(frames, windows))
+        encoded = by_row(host, *host.encode(inputs, clips), per_row)
+        inputs = {name: x for name, x in inputs.items() if name not in host.keys}
+        return inputs | {"mm_encoder_outputs": others | {host.modality: encoded}}, positions
 
     def encode_videos(
         self,
@@ -257,14 +295,13 @@ class PrunedVLM(PrunedModel):
     ) -> VisualTokens:
         """Videos as `visual`, which forward and generate take in place of their pixels: encoded and pruned once,
         however many questions follow. videos: as forward takes them. The auxiliary loss is not for these."""
-        host, stts, videos = self.host, self.stts, self._normalized(videos)
+        host, stts, videos = self.host, self.stts, self.host.accept(videos)
         clips = clips_of(host, videos, layout)
         windows = [host.windows_of(t, w) for t, w in zip(clips.frames, clips.windows, strict=True)]
         if any(clips.drops(stts.prune_ratio)):
             features, extra, choice, _ = self._encode(videos, clips, stts, windows, window_scores)
-            return VisualTokens(
-                features, choice.keep_windows, choice.scores, extra=extra, grids=tuple(clips.grids)
-            )
+            found = {"relevance": choice.relevance, "extra": extra, "grids": tuple(clips.grids)}
+            return VisualTokens(features, choice.keep_windows, choice.scores, **found)
         features, extra = host.encode(videos, clips)
         sizes = zip(clips.frames, clips.windows, strict=True)
         keep = [torch.ones(size, dtype=torch.bool, device=features.device) for size in sizes]
@@ -281,6 +318,10 @@ class PrunedVLM(PrunedModel):
     ) -> tuple[Tensor, dict[str, list[Tensor]], Choice, Tensor]:
         """Features of the survivors, further ones, which windows they are, and which placeholders stay, (tokens,)."""
         host = self.host
+        if not any(clips.drops(stts.prune_ratio)):
+            features, extra = host.encode(inputs, clips)
+            kept = torch.ones(len(features), dtype=torch.bool, device=features.device)
+            return features, extra, Choice(kept, None, None), kept
         if stts.stage == "llm":
             features, extra = host.encode(inputs, clips)
             choice = choose_in_front(features, clips, stts, windows)
@@ -314,7 +355,13 @@ class PrunedVLM(PrunedModel):
             return x.index_select(0, (ran.cumsum(0) - 1)[index])
 
         extra = {name: [of_survivors(x) for x in parts] for name, parts in extra.items()}
-        return of_survivors(features), extra, choice, kept
+        features = of_survivors(features)
+        if self.training:
+            sizes = list(zip(clips.frames, clips.windows, strict=True))
+            of_token = owners(windows, clips).to(index.device, non_blocking=True)[index]
+            features, relevance = teach(stts, features, choice.scores, choice.keep, of_token, sizes)
+            choice = replace(choice, relevance=relevance)
+        return features, extra, choice, kept
 
     def _positions(self, positions: Tensor, survivors: Survivors, stts: STTSConfig) -> Tensor:
         """Positions of the survivors: (B, L_kept), or (4, B, L_kept), one plane for masks and three of mrope."""
@@ -324,13 +371,6 @@ class PrunedVLM(PrunedModel):
             return survivors.take(positions.expand_as(survivors.keep), 0)
         planes = [survivors.take(plane, 0) for plane in positions[-3:]]
         return torch.stack([compact_positions(survivors.valid), *planes])
-
-    def _normalized(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments, pixels that travelled as bytes scaled to [-1, 1]."""
-        pixels = inputs.get(self.host.keys[0])
-        if pixels is None or pixels.dtype != torch.uint8:
-            return inputs
-        return inputs | {self.host.keys[0]: normalize(pixels)}
 
     def _of_survivors(
         self, inputs: dict[str, Any], input_ids: Tensor, survivors: Survivors
@@ -358,12 +398,15 @@ class PrunedVLM(PrunedModel):
         if pruned is not None:
             result.keep_mask = pruned.survivors.keep
             result.keep_windows, result.scores = pruned.choice.keep_windows, pruned.choice.scores
+            result.relevance = pruned.choice.relevance
         elif input_ids is not None:
             result.keep_mask = (torch.ones_like(input_ids) if mask is None else mask).bool()
         if self.training or out.loss is not None:
             result.aux_loss, result.targets = self._aux_loss(pruned)
         if self.training and out.loss is not None:
             result.loss = out.loss + self.stts.aux_loss_weight * result.aux_loss
+            if result.relevance is not None:
+                result.loss = result.loss + self.stts.relevance_weight * result.relevance.loss
         return result
 
     def _aux_loss(self, pruned: Pruned | None) -> tuple[Tensor, Tensor | list[Tensor] | None]:
@@ -418,7 +461,7 @@ def encoded_before(
     visual.check(num_kept)
     parts = visual.keep if isinstance(visual.keep, list) else [visual.keep]
     keep = torch.cat([x.flatten() for x in parts])
-    choice = Choice(keep, visual.keep, visual.scores)
+    choice = Choice(keep, visual.keep, visual.scores, relevance=visual.relevance)
     return visual.features, visual.extra, choice, stays(keep, windows, clips)
 
 
@@ -429,13 +472,19 @@ def count_positions(mask: Tensor, skip_padding: bool) -> Tensor:
     return torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
 
 
+def owners(windows: list[Tensor], clips: Clips) -> Tensor:
+    """(tokens,) int64 on the host: the window behind each placeholder, counted through all videos; -1 stays
+    anyway."""
+    found, start = [], 0
+    for owner, frames, count in zip(windows, clips.frames, clips.windows, strict=True):
+        found.append(torch.where(owner < 0, -1, owner + start))
+        start += frames * count
+    return torch.cat(found)
+
+
 def stays(keep: Tensor, windows: list[Tensor], clips: Clips) -> Tensor:
     """Which placeholders stay, (tokens,) bool. keep: (all windows,); windows: of each video, Host.windows_of."""
-    owners, start = [], 0
-    for owner, frames, count in zip(windows, clips.frames, clips.windows, strict=True):
-        owners.append(torch.where(owner < 0, -1, owner + start))
-        start += frames * count
-    owner = torch.cat(owners)
+    owner, start = owners(windows, clips), len(keep)
     if len(owner) == start and torch.equal(owner, torch.arange(start)):
         return keep
     owner = owner.to(keep.device, non_blocking=True)

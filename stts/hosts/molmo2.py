@@ -31,6 +31,7 @@ from ..pruning.attention import uninstall
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
+from ..pruning.relevance import Relevance
 from ..pruning.run import Blocks, Clips
 from ..pruning.scorer import STTSScorer
 from ..pruning.visual_tokens import VisualTokens
@@ -42,16 +43,19 @@ from .llm_attention import BLOCK_SPARSE, llm_block_mask
 from .molmo2_vision import PrunedInputs, STTSMolmo2Model, STTSVisionModel
 from .pruned import PrunedModel, become, started
 from .sizes import POOL_WIDTH
+from .supervised import supervised_alone
 
 
 @dataclass
 class STTSOutput(Molmo2CausalLMOutputWithPast):
     """transformers' output over the surviving sequence, and what pruning did.
 
-    loss: lm_loss, plus aux_loss_weight * aux_loss in training mode; logits: (B, L_kept, V), padded on the side the
-    input was; keep_mask: (B, L) bool, True where a real input token survived, so row i of logits belongs to
-    input_ids[i][keep_mask[i]]; keep_windows: (F, W) bool and scores: (F, W), None when nothing was pruned;
-    targets: (F, W), what the auxiliary loss holds the scores against; lm_loss, aux_loss: scalars.
+    loss: lm_loss, plus aux_loss_weight * aux_loss and relevance_weight * relevance.loss in training mode; logits:
+    (B, L_kept, V), padded on the side the input was; keep_mask: (B, L) bool, True where a real input token
+    survived, so row i of logits belongs to input_ids[i][keep_mask[i]]; keep_windows: (F, W) bool and scores: (F,
+    W), None when nothing was pruned; targets: (F, W), what the auxiliary loss holds the scores against; lm_loss,
+    aux_loss: scalars; relevance: what the LLM's gradient teaches the scorer, None where the settings or the batch
+    ask for nothing.
     """
 
     keep_mask: Tensor | None = None
@@ -60,6 +64,7 @@ class STTSOutput(Molmo2CausalLMOutputWithPast):
     targets: Tensor | None = None
     lm_loss: Tensor | None = None
     aux_loss: Tensor | None = None
+    relevance: Relevance | None = None
 
 
 class Molmo2(Host):
@@ -71,6 +76,7 @@ class Molmo2(Host):
         "model.multi_modal_projector.image_projector",
     )
     keys = VIDEO_KEYS
+    served = True
 
     @classmethod
     def check_config(cls, config: Molmo2Config, where: str | PathLike) -> None:
@@ -189,6 +195,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         visual: VisualTokens | None = None,
         loss_weights: Tensor | None = None,
         window_scores: Tensor | None = None,
+        num_targets: int | None = None,
         **kwargs,
     ) -> STTSOutput:
         """transformers' Molmo2 forward on the tokens that survive.
@@ -199,33 +206,34 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         transformers, also beside videos; they are never pruned. sequence_ids: (B, L) int, the example each token of
         a packed row belongs to, -1 padding; layout: the batch's sizes, which on a GPU saves waiting for them.
         visual: the videos, as encode_videos returns them, in place of their pixels and pooling. loss_weights: (B, L)
-        float, what each token of labels counts in lm_loss, the weighted mean; None: all the same. window_scores:
-        (F, W), what policy "given" ranks windows by.
+        float, what each token of labels counts in lm_loss. window_scores: (F, W), what policy "given" ranks windows
+        by. num_targets: at least how many labels there are behind the first column: logits are made for these alone,
+        (1, num_targets + 1, V).
         Raises ValueError when placeholders do not fit videos and images, or there are no scores to rank by.
         """
         self._no_flash(sequence_ids, pixel_values, pixel_values_videos, visual)
-        text = (attention_mask, position_ids, mm_token_type_ids)
+        text, known = (attention_mask, position_ids, mm_token_type_ids), layout is not None
         pruned, videos, images = None, {}, self._images(pixel_values, image_token_pooling, image_grids)
         if pixel_values_videos is not None or visual is not None:
             clips = (pixel_values_videos, video_token_pooling)
             videos = dict(zip(VIDEO_KEYS, (*clips, video_grids), strict=True))
             layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids, image_grids)
         if not videos or not self._takes_our_path(layout):
-            inputs = self._whole_inputs(input_ids, videos, images, visual)
+            inputs = self._whole_inputs(input_ids, videos, images, visual, known)
         else:
-            chosen = {"visual": visual, "window_scores": window_scores}
-            pruned = self.model.prune(input_ids, *clips, layout, *text, sequence_ids, images, **chosen)
-            inputs = {"inputs_embeds": self.model.embed(pruned)}
+            of_batch = (input_ids, *clips, layout, *text, sequence_ids, images)
+            pruned = self.model.prune(*of_batch, visual=visual, window_scores=window_scores)
+            inputs = {"inputs_embeds": self.model.embed(pruned.input_ids, pruned.visual)}
             text = (pruned.attention_mask, pruned.position_ids, pruned.mm_token_type_ids)
             sequence_ids, labels = pruned.sequence_ids, pruned.survivors.take(labels, -100)
             loss_weights = pruned.survivors.take(loss_weights, 0)
-        mask, positions, types = text
-        mask = self._mask(mask, types, sequence_ids, input_ids, kwargs)
-        inputs |= {"attention_mask": mask, "position_ids": positions, "mm_token_type_ids": types}
-        inputs["labels"] = labels if loss_weights is None else None
-        outputs = super().forward(**inputs, logits_to_keep=logits_to_keep, **kwargs)
-        if loss_weights is not None:
-            outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
+        mask = self._mask(text[0], text[2], sequence_ids, input_ids, kwargs)
+        inputs |= {"attention_mask": mask, "position_ids": text[1], "mm_token_type_ids": text[2]}
+        with supervised_alone(self.lm_head, labels, loss_weights, num_targets) as (labels, loss_weights):
+            inputs["labels"] = labels if loss_weights is None else None
+            outputs = super().forward(**inputs, logits_to_keep=logits_to_keep, **kwargs)
+            if loss_weights is not None:
+                outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
 
     def _images(self, *tensors: Tensor | None) -> dict[str, Tensor | None]:
@@ -248,10 +256,15 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         videos: Mapping[str, Tensor | None],
         images: Mapping[str, Tensor],
         visual: VisualTokens | None,
+        known: bool,
     ) -> dict[str, Any]:
-        """What transformers' own forward takes where nothing is dropped."""
+        """What transformers' own forward takes where nothing is dropped. known: whether the host knows the sizes of
+        the videos, so that it need not wait where transformers would."""
         if self.model.lockstep and not videos:
             return {"inputs_embeds": self.get_input_embeddings()(input_ids) + self.model.idle()}
+        if known and videos:
+            encoded = self.model.encode_whole(input_ids, videos, images, visual)
+            return {"inputs_embeds": self.model.embed(input_ids, encoded)}
         if visual is not None or (videos and images):  # which transformers refuses together
             encoded = self.model.encode_whole(input_ids, videos, images, visual)
             return {"input_ids": input_ids} | as_encoded([encoded])
@@ -270,7 +283,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         if pruned is not None:
             result.keep_mask = pruned.survivors.keep
             result.keep_windows = pruned.vision.keep
-            result.scores = pruned.vision.scores
+            result.scores, result.relevance = pruned.vision.scores, pruned.vision.relevance
         elif input_ids is not None:
             result.keep_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             result.keep_mask = result.keep_mask.bool()
@@ -278,6 +291,8 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
             result.aux_loss, result.targets = self._aux_loss(pruned, layout)
         if self.training and outputs.loss is not None:
             result.loss = outputs.loss + self.stts.aux_loss_weight * result.aux_loss
+            if result.relevance is not None:
+                result.loss = result.loss + self.stts.relevance_weight * result.relevance.loss
         return result
 
     def _aux_loss(

@@ -108,13 +108,15 @@ class PrunedModel:
         return (model, loaded) if told else model
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
-        """As transformers does; config.json names the plain class, which loads the folder without the scorer."""
+        """As transformers does; config.json names the plain class, unless an engine serves this one by its name
+        (Host.served). The plain one loads the folder either way, without the scorer."""
         push = kwargs.pop("push_to_hub", False)
         super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory) / "config.json"
         if kwargs.get("is_main_process", True) and path.exists():
             saved = json.loads(path.read_text())
-            path.write_text(json.dumps(saved | {"architectures": [self.base.__name__]}, indent=2) + "\n")
+            cls = type(self) if self.host_type.served else self.base
+            path.write_text(json.dumps(saved | {"architectures": [cls.__name__]}, indent=2) + "\n")
         if push:
             self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name)
 

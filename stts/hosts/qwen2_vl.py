@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
 
+from ..data.video.pixels import CLIP
 from ..files.model_folder import BadFolder
 from .base import Clips, Host
 from .qwen3_vl import Qwen3VL
@@ -38,6 +39,9 @@ class Qwen2VL(Qwen3VL):
     def dims(self) -> tuple[int, int]:
         config = self.vision.config
         return config.embed_dim, config.num_heads
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        return CLIP(pixels.unflatten(1, (3, -1)), channels=1).flatten(1)
 
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         pixels = inputs["pixel_values_videos"].type(self.vision.dtype)

@@ -23,9 +23,12 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from .flex import flex
 from .handover import hear, told_aside
-from .packing import Packing, bin_slots, plan_bins
+from .packing import Packing
 
 PREFIX = "stts_"
+HALF = (torch.float16, torch.bfloat16)
+HALF_ALONE = ("varlen", "flash")
+"""Backends whose kernels take nothing else."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> str:
     """What "auto" means: a loop on the CPU, varlen kernels for half precision on CUDA, bins elsewhere."""
     if device.type == "cpu":
         return "loop"
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+    if device.type == "cuda" and dtype in HALF:
         return "varlen"
     return "bins"
 
@@ -195,12 +198,18 @@ def ragged_attention(
 ) -> Tensor:
     """Attention within each segment of a packed batch.
 
-    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend.
+    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend, and on
+    one whose kernels take half precision alone where there is another.
     """
     if backend == "auto":
         backend = choose_backend(query.device, query.dtype)
     if backend not in _BACKENDS:
         raise ValueError(f"attention is {backend!r}, must be auto or one of {', '.join(_BACKENDS)}")
+    if backend in HALF_ALONE and query.dtype not in HALF:
+        raise ValueError(
+            f"attention is {backend!r}, whose kernels take bfloat16 and float16, but queries are {query.dtype}: take "
+            "attention=auto, or train in train.mixed_precision=bf16"
+        )
     return _BACKENDS[backend](query, key, value, packing, scaling)
 
 
@@ -256,9 +265,8 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: 
 
 @torch.compiler.disable
 def _bins(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
-    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths."""
-    lengths = packing.lengths()
-    slots, segments = (x.to(query.device) for x in bin_slots(plan_bins(lengths, packing.max_seqlen), lengths))
+    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths, once a batch."""
+    slots, segments = packing.bins
     mask = (segments[:, None, :, None] == segments[:, None, None, :]).logical_or(
         torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)  # no row without a key
     )

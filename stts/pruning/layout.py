@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .selection import num_dropped
+from .selection import num_dropped, num_kept_later
+from .windows import window_grid
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class BatchLayout:
     def kept_windows(self, num_windows: int, prune_ratio: float) -> list[int]:
         """Windows of each video that survive pruning, of num_windows a frame."""
         return [t * num_windows - num_dropped(t, num_windows, prune_ratio) for t in self.frames_per_video]
+
+    def kept_later(self, prune_ratio: float, unit: int) -> int:
+        """Windows of all videos that survive pruning, first frames aside. unit: side of a window in patches."""
+        if self.grids:
+            sizes = [window_grid(grid, unit) for grid in self.grids]
+            windows = [rows * cols for rows, cols in sizes]
+        else:
+            windows = [self.num_windows // max(sum(self.frames_per_video), 1)] * len(self.frames_per_video)
+        return num_kept_later(zip(self.frames_per_video, windows, strict=True), prune_ratio)
 
     def kept_lengths(self, num_windows: int, prune_ratio: float) -> list[int]:
         """Tokens of each row that survive pruning."""

@@ -44,6 +44,12 @@ class Row:
     placeholders: Callable[[dict[str, Any]], Tensor]
     words: int
     """Tokens below this are words that may be generated."""
+    cells: Callable[[int, int], list[list[tuple[int, int]]]] | None = None
+    """In place of memory, where a patch may be several cells of the frame, or none."""
+    behind: int = 0
+    """Placeholders behind those of a video's windows, which stay."""
+    read: int = -1
+    """The ViT's block that the adapter reads."""
     prefix: int = 0
     """Tokens in front of a frame's patches."""
     host: type[Host] | None = None
@@ -51,6 +57,16 @@ class Row:
     tolerance: float = 1e-5
     recurrent: bool = False
     """Whether the LLM has layers that no mask keeps from a token."""
+
+    def patches(self, rows: int, cols: int) -> list[list[tuple[int, int]]]:
+        """The cells of each patch of a frame, as they lie in memory."""
+        return self.cells(rows, cols) if self.cells else [[cell] for cell in self.memory(rows, cols)]
+
+    @property
+    def shares(self) -> bool:
+        """Whether LLM tokens share patches."""
+        (_, *size), *_ = self.total
+        return any(len(cells) > 1 for cells in self.patches(*size))
 
     @property
     def total(self) -> list[Video]:

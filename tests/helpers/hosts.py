@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
-    InternVLConfig,
-    InternVLForConditionalGeneration,
     Molmo2ForConditionalGeneration,
     PreTrainedModel,
 )
 
 from stts.hosts.base import Clips, Host
 from tests.helpers.host_row import (
-    IMAGE_ID,
-    VOCABULARY,
     Row,
     Video,
     as_plain,
@@ -28,8 +23,8 @@ from tests.helpers.host_row import (
     row_major,
 )
 from tests.helpers.hosts_flat import flat_rows
+from tests.helpers.hosts_frames import frame_rows
 from tests.helpers.molmo2 import PATCH_ID, make_inputs, tiny_config
-from tests.helpers.paths import ROOT
 
 __all__ = ["Row", "as_plain", "rows"]
 
@@ -86,65 +81,6 @@ def both_ways(inputs: dict[str, Any]) -> Tensor:
     return causal(inputs) | (visual[:, :, None] & visual[:, None, :])
 
 
-# InternVL, as docs/hosts.md describes it
-
-
-def internvl() -> PreTrainedModel:
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 7,
-        "num_attention_heads": 2,
-        "image_size": [24, 24],
-        "patch_size": [4, 4],
-    }
-    text = {
-        "model_type": "qwen2",
-        "hidden_size": 48,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 4096,
-        "pad_token_id": 0,
-    }
-    options = {"image_token_id": IMAGE_ID, "downsample_ratio": 0.5, "vision_feature_layer": -1}
-    return grown(
-        InternVLForConditionalGeneration(InternVLConfig(vision_config=vision, text_config=text, **options))
-    )
-
-
-def internvl_inputs(
-    videos: list[list[Video]], numbers: list[int] | None = None, pad: str = "left"
-) -> dict[str, Any]:
-    """Frames are images of 24 x 24 pixels, 9 tokens each."""
-    rows, pixels = [], []
-    for number, row in zip(numbers or range(len(videos)), videos, strict=True):
-        generator = torch.Generator().manual_seed(number)
-        ids = [11 + number, 12]
-        for frames, *_ in row:
-            for frame in range(frames):
-                ids += [20 + frame, *[IMAGE_ID] * 9, 29]
-            pixels.append(torch.randn(frames, 3, 24, 24, generator=generator))
-        rows.append([*ids, 30, 31 + number, 32])
-    return {
-        "input_ids": padded(rows, pad),
-        "attention_mask": padded([[1] * len(row) for row in rows], pad),
-        "pixel_values": torch.cat(pixels),
-        "frames_per_video": [frames for row in videos for frames, *_ in row],
-    }
-
-
-def documented(name: str) -> type[Host]:
-    """The class that docs/hosts.md shows."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "hosts.md").read_text(), re.DOTALL)
-    (code,) = (block for block in blocks if f"class {name}(" in block)
-    assert len(code.splitlines()) <= 30
-    exec(code, globals())  # so that it can be found again by name, as pickle wants
-    return globals()[name]
-
-
 @cache
 def rows() -> list[Row]:
     """All hosts of the battery. A new one is a row."""
@@ -177,19 +113,5 @@ def rows() -> list[Row]:
             words=48,
             host=Described,
         ),
-        Row(
-            name="internvl",
-            make=internvl,
-            inputs=internvl_inputs,
-            videos=[[(4, 6, 6)], [(3, 6, 6), (2, 6, 6)]],
-            unit=2,
-            memory=row_major,
-            blocks="model.vision_tower.encoder.layer",
-            visible=causal,
-            positions=lambda model, inputs: None,
-            placeholders=lambda inputs: inputs["input_ids"] == IMAGE_ID,
-            words=IMAGE_ID,
-            prefix=1,
-            host=documented("InternVL"),
-        ),
+        *frame_rows(),
     ]

@@ -22,6 +22,8 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    VideoLlama3Config,
+    VideoLlama3ForConditionalGeneration,
 )
 
 from tests.helpers.host_row import (
@@ -125,6 +127,21 @@ def glm(config: type, model: type) -> PreTrainedModel:
     return grown(model(config(vision_config=VISION | {"image_size": 32}, text_config=text, **ids)))
 
 
+def video_llama_3() -> PreTrainedModel:
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+    }
+    ids = {"image_token_id": IMAGE_ID, "video_token_id": VIDEO_ID}
+    text = TEXT | {"model_type": "qwen2"}
+    return grown(
+        VideoLlama3ForConditionalGeneration(VideoLlama3Config(vision_config=vision, text_config=text, **ids))
+    )
+
+
 def qwen_inputs(
     videos: list[list[Video]],
     numbers: list[int] | None = None,
@@ -188,6 +205,14 @@ def merge_units(rows: int, cols: int) -> list[tuple[int, int]]:
     ]
 
 
+def video_llama_3_inputs(*args: Any, **options: Any) -> dict[str, Any]:
+    """Patches of one frame, and by how much they are merged; a timestamp in front of each frame."""
+    inputs = qwen_inputs(*args, **options)
+    del inputs["mm_token_type_ids"]
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"][:, :48].contiguous()
+    return inputs | {"video_merge_sizes": torch.full((len(inputs["video_grid_thw"]),), 2)}
+
+
 def windowed(rows: int, cols: int) -> list[tuple[int, int]]:
     """Windows of 2 x 2 patches one after the other, by windows of attention of 4 x 4, those at the edge smaller."""
     return [
@@ -249,5 +274,14 @@ def flat_rows() -> list[Row]:
             name="glm46v",
             make=partial(glm, Glm46VConfig, Glm46VForConditionalGeneration),
             inputs=glm_inputs,
+        ),
+        replace(
+            qwen,
+            name="video_llama_3",
+            make=video_llama_3,
+            inputs=video_llama_3_inputs,
+            blocks="model.vision_model.encoder.layers",
+            positions=lambda model, inputs: None,
+            placeholders=lambda inputs: inputs["input_ids"] == VIDEO_ID,
         ),
     ]

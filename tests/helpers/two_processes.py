@@ -22,9 +22,10 @@ from stts.train.loop import TrainConfig, train
 from stts.train.tracking import Tracker
 
 FSDP = ParallelConfig("fsdp")
+TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0}
 CASES: dict[str, dict[str, Any]] = {
-    "ddp": {},
-    "fsdp": {"parallel": FSDP, "save_every": 2, "eval_every": 5},
+    "ddp": {"stts": TAUGHT},
+    "fsdp": {"stts": TAUGHT, "parallel": FSDP, "save_every": 2, "eval_every": 5},
     "lora": {
         "parallel": ParallelConfig("fsdp", reshard=False),
         "lora": LoraSettings(rank=4, alpha=8),
@@ -37,7 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"parallel": FSDP, "mixed_precision": "bf16", "max_steps": 1},
     "qwen3_vl": {},
 }
-"""What each run has in its settings. The last trains the Qwen3-VL beside the annotations."""
+"""What each run has in its settings; under "stts" those of pruning. The last one trains
+the Qwen3-VL beside the annotations."""
 
 
 def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes: Any) -> None:
@@ -46,9 +48,11 @@ def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes:
     if case == "qwen3_vl":
         folder = annotations.parent / case
     defaults = {"max_steps": 5, "warmup_steps": 2, "num_workers": 0, "save_every": 0, "batch_size": 1}
-    config = TrainConfig(**defaults | CASES[case] | changes)
+    settings = defaults | CASES[case] | changes
+    stts = STTSConfig(**settings.pop("stts", {}))
+    config = TrainConfig(**settings)
     torch.manual_seed(0)  # of the fresh scorer
-    model, processor = load_model(ModelSpec(str(folder)), STTSConfig())
+    model, processor = load_model(ModelSpec(str(folder)), stts)
     dataset = VideoQADataset(annotations, root, processor, frames=4)
 
     def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:

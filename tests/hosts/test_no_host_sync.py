@@ -19,9 +19,13 @@ DROPPING = [
     policy for policy in POLICIES if policy != "none"
 ]  # without pruning transformers' own forward runs
 
+TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0}
+"""What the task teaches must not be waited for, either; only the scorer heeds it."""
+
 
 def build(device: str, llm_attention: str = "sdpa", **stts: Any) -> STTSMolmo2ForConditionalGeneration:
     config = tiny_config()
+    config.text_config.head_dim = 16  # flex attention has no kernel for fewer channels
     config.stts = STTSConfig(attention="varlen", **stts).to_dict()
     options = {"dtype": torch.bfloat16, "attn_implementation": llm_attention}
     return STTSMolmo2ForConditionalGeneration._from_config(config, **options).to(device).train()
@@ -58,7 +62,7 @@ def _meta_has_no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_device_that_holds_no_values_is_enough(policy: str, packed: bool) -> None:
     """Tensors of the meta device have shapes alone: whatever asks for a value of one fails."""
-    model, inputs = build("meta", policy=policy), batch([[4], [7]], packed, "meta")
+    model, inputs = build("meta", policy=policy, **TAUGHT), batch([[4], [7]], packed, "meta")
     if policy == "given":
         inputs["window_scores"] = torch.empty(11, 4, device="meta")
     out = model(**inputs, use_cache=False)
@@ -69,12 +73,28 @@ def test_a_device_that_holds_no_values_is_enough(policy: str, packed: bool) -> N
         out.loss.item()
 
 
+def test_heads_are_wide_enough_for_the_kernels_of_a_gpu() -> None:
+    config = build("meta", BLOCK_SPARSE).config
+    assert min(config.text_config.head_dim, config.vision_config.head_dim) >= 16
+
+
+@pytest.mark.usefixtures("_meta_has_no_autocast")
+@pytest.mark.parametrize("packed", [False, True])
+def test_nor_do_unpruned_runs_ask_for_values(packed: bool) -> None:
+    """What speed-ups are measured against."""
+    model, inputs = build("meta", prune_ratio=0), batch([[4], [7]], packed, "meta")
+    inputs["num_targets"] = 9
+    out = model(**inputs, use_cache=False)
+    out.loss.backward()
+    assert out.logits.shape == (1, 10, 48)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("policy", DROPPING)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("llm_attention", ["sdpa", BLOCK_SPARSE])
 def test_cuda_reports_no_synchronisation(policy: str, packed: bool, llm_attention: str) -> None:
-    model = build("cuda", llm_attention, policy=policy)
+    model = build("cuda", llm_attention, policy=policy, **TAUGHT)
     inputs = batch([[4], [7]], packed, "cuda")
     if policy == "given":
         inputs["window_scores"] = torch.rand(11, 4, device="cuda")
@@ -82,7 +102,7 @@ def test_cuda_reports_no_synchronisation(policy: str, packed: bool, llm_attentio
         torch.cuda.set_sync_debug_mode(mode)
         try:
             out = model(**inputs, use_cache=False)
+            out.loss.backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    out.loss.backward()
     assert out.loss.isfinite()

@@ -18,6 +18,7 @@ from stts.pruning.attention import (
     one_query_attention,
     ragged_attention,
 )
+from stts.pruning.flex import VARIANTS, flex
 from stts.pruning.packing import Packing, plan_packing
 from tests.helpers.molmo2 import build, make_inputs
 
@@ -120,6 +121,7 @@ def slow_flash(monkeypatch):
     monkeypatch.setattr("stts.pruning.attention.is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr("stts.pruning.attention.is_flash_attn_3_available", lambda: False)
     monkeypatch.setattr("stts.pruning.attention.lazy_import_flash_attention", lazy_import)
+    monkeypatch.setattr("stts.pruning.attention.HALF_ALONE", ())  # this one takes what it gets
     return calls
 
 
@@ -192,12 +194,41 @@ def test_the_whole_model_is_the_same_on_every_backend(slow_flash):
     torch.testing.assert_close(flex, logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["varlen", "flash"])
+def test_kernels_of_half_precision_refuse_others_by_name(backend):
+    packing, inputs = ragged(3, 9, 8)
+    with pytest.raises(ValueError, match=f"attention is '{backend}'.*torch.float32.*take attention=auto"):
+        ragged_attention(*inputs, packing, 0.35, backend)
+
+
+def test_bins_are_planned_once_for_all_blocks(monkeypatch):
+    packing, inputs = ragged(5, 9, 8)
+    planned = []
+    monkeypatch.setattr(Packing, "lengths", lambda self: planned.append(1) or self.cu_seqlens.diff().tolist())
+    for _ in range(3):
+        ragged_attention(*inputs, packing, 0.35, "bins")
+    assert len(planned) == 1
+
+
+def test_flex_gets_one_dtype_and_room_for_its_variants(monkeypatch):
+    """Autocast leaves queries and keys float32 that a norm has made; shapes and modes need more than 8 graphs."""
+    seen = []
+    monkeypatch.setattr(
+        "stts.pruning.flex.compile_friendly_flex_attention", lambda *x, **_: seen.append([y.dtype for y in x])
+    )
+    q, k, v = (torch.empty(1, 2, 300, 16, device="meta") for _ in range(3))
+    with torch._dynamo.config.patch(recompile_limit=8):
+        flex(q, k, v.bfloat16(), None, 1.0, True)
+        assert torch._dynamo.config.recompile_limit == VARIANTS
+    assert seen == [[torch.bfloat16] * 3]
+
+
 def test_flash_attention_that_is_not_there_says_so(monkeypatch):
     for version in (2, 3):
         monkeypatch.setattr(f"stts.pruning.attention.is_flash_attn_{version}_available", lambda: False)
     packing, inputs = ragged(3, 9, 8)
     with pytest.raises(ValueError, match="neither FlashAttention 2 nor 3 can be used here"):
-        ragged_attention(*inputs, packing, 0.35, "flash")
+        ragged_attention(*(x.bfloat16() for x in inputs), packing, 0.35, "flash")
 
 
 @pytest.mark.gpu

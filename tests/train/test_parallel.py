@@ -128,7 +128,7 @@ def test_a_sharded_run_leaves_an_ordinary_folder(pair, inputs):
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["Molmo2ForConditionalGeneration"]
+    assert config["architectures"] == ["STTSMolmo2ForConditionalGeneration"]
 
 
 def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair, inputs, tmp_path):

@@ -97,9 +97,13 @@ class Processor(ABC):
     def window_grid(self, clip: Clip) -> tuple[int, int, int]:
         """Units of time, rows and columns of windows that a clip becomes."""
 
-    @abstractmethod
     def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
-        """Seconds of the frames -> those that the prompt says of each unit, (T,), counted from the first frame."""
+        """Seconds of frames -> the mean of each unit's, (T,), counted from the first frame; the last one fills its
+        unit. A clip cut out of a longer video so reads like a video of its own."""
+        times = np.asarray(timestamps, dtype=float)
+        times = times - times[0]
+        times = np.append(times, np.repeat(times[-1], -len(times) % self.unit_frames))
+        return (times[:: self.unit_frames] + times[self.unit_frames - 1 :: self.unit_frames]) / 2
 
     @abstractmethod
     def save_pretrained(self, folder: str | PathLike) -> None:

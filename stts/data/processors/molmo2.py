@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Molmo2Processor, PreTrainedConfig, PreTrainedTokenizerBase
@@ -139,10 +138,6 @@ class VideoProcessor(Processor):
     def window_grid(self, clip: Clip) -> tuple[int, int, int]:
         """Frames, rows and columns of windows of a clip."""
         return len(clip.timestamps), *window_grid(self.grid, self.pool_width)
-
-    def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
-        """Seconds of each frame, counted from the first one."""
-        return np.asarray(timestamps, dtype=float) - timestamps[0]
 
     def prompt_tensors(
         self,

@@ -17,6 +17,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "still": {"still": 1, **_ONE_LESS},  # relevance without novelty ...
     "opening": {"opening": 1, **_ONE_LESS},
     "fading": {"fading": 1, **_ONE_LESS},  # ... that the first frame does not show
+    "decoys": {"decoys": 10},  # novelty without relevance that looks like an event
+    "passers": {"passers": 2},
     "crowded": {"fading": 1, "movers": 6, "lamps": 4, "pan": 0.1, **_ONE_LESS},
 }
 """Settings of SyntheticSpec by cell."""

@@ -1,0 +1,40 @@
+"""Models to which the frames of a video are images: (F, 3, H, W), with frames_per_video beside them.
+
+An image that stands among the frames is a video of one frame, which stays whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..pruning.windows import Grid
+from .base import Clips, Host
+
+
+class FrameImages(Host):
+    """What such models share. Without frames_per_video all frames are those of one video."""
+
+    modality = "image"
+    keys = ("pixel_values", "frames_per_video")
+
+    @property
+    def token_id(self) -> int:
+        return self.model.config.image_token_id
+
+    def grid(self, height: int, width: int) -> Grid:
+        """Patches of a frame of so many pixels."""
+        patch = self.vision.config.patch_size
+        rows, cols = (patch, patch) if isinstance(patch, int) else patch
+        return height // rows, width // cols
+
+    def clips(self, inputs: dict[str, Any]) -> Clips:
+        images, _, height, width = inputs["pixel_values"].shape
+        frames = tuple(inputs.get("frames_per_video") or [images])
+        return Clips(frames, (self.grid(height, width),) * len(frames), self.unit)
+
+    def output(self, rows, extra):
+        out = super().output(rows, extra)
+        out.pooler_output = torch.cat(list(rows))[None]
+        return out
