@@ -38,6 +38,6 @@ def spread_out(features: Tensor, placeholders: Tensor, elsewhere: Tensor) -> Ten
     """
     if not len(features):
         return elsewhere
-    number = (placeholders.flatten().cumsum(0) - 1).clamp(0, len(features) - 1).view_as(placeholders)
-    placed = features.to(elsewhere.device, elsewhere.dtype)[number]
+    number = (placeholders.flatten().cumsum(0) - 1).clamp(0, len(features) - 1)
+    placed = features.to(elsewhere.device, elsewhere.dtype).index_select(0, number).view_as(elsewhere)
     return placed.where(placeholders[..., None], elsewhere)
