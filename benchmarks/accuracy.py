@@ -3,7 +3,8 @@
 Fine-tunes one base under every policy, prune ratio and seed and asks all of them the same questions about generated
 clips of every cell of the difficulty grid (stts/data/synthetic/kinds.py). With base.steps the base itself is
 fine-tuned first, without pruning, on clips of its own. The same command goes on where it stopped; results are
-written after every seed."""
+written after every seed.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 `teach` is the identity on the tokens that enter the LLM. In the ordinary backward pass the gradient g of the loss
 arrives at each token f. |g| |f|, as a share of the greatest of its video, is the token's relevance: what the score
 of its window is pulled towards. The signed product g . f, which a gate or a key bias passes on, says nothing of the
-kind once answers are right (docs/relevance.md). No second pass is made, and nobody waits for the device."""
+kind once answers are right (docs/relevance.md). No second pass is made, and nobody waits for the device.
+"""
 
 from __future__ import annotations
 

@@ -289,11 +289,14 @@ def test_the_gradient_at_the_llms_tokens_teaches_the_scorer_and_changes_nothing_
         words = plain_model.get_input_embeddings()(inputs["input_ids"][i][keep][visual])
         tokens.append(seen[0][i][visual].detach() - (words.detach() if row.name.startswith("molmo2") else 0))
         gradient.append(seen[0].grad[i][visual])
-    keep, scores = (
-        torch.cat([x.flatten() for x in of_video(found, row)]) for found in (out.keep_windows, out.scores)
-    )
-    sizes = [(t, h * w // row.unit**2) for t, h, w in row.total]
-    loss = slow_loss(torch.cat(tokens), torch.cat(gradient), scores, keep, keep.nonzero().flatten(), sizes)
+    keeps = of_video(out.keep_windows, row)
+    keep, scores = (torch.cat([x.flatten() for x in of_video(x, row)]) for x in (keeps, out.scores))
+    of_token, start = [], 0
+    for kept in keeps:  # and what stands behind a video's windows is none
+        of_token += [*(start + kept.flatten().nonzero().flatten()).tolist(), *[-1] * row.behind]
+        start += kept.numel()
+    sizes = [tuple(kept.shape) for kept in keeps]
+    loss = slow_loss(torch.cat(tokens), torch.cat(gradient), scores, keep, torch.tensor(of_token), sizes)
     loss.backward()
 
     taught = row.pruned(**off, relevance_weight=1.0).train()
