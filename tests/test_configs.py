@@ -76,7 +76,7 @@ def test_models_have_names_paths_and_rates_of_their_own():
         "qwen3_vl_4b": "Qwen/Qwen3-VL-4B-Instruct",
         "qwen3_vl_8b": "Qwen/Qwen3-VL-8B-Instruct",
         "tiny": None,  # the weights of the package
-        "tiny_qwen3_vl": None,  # random weights, made when they are asked for
+        "tiny_qwen3_vl": None,
     }
     assert all(run.model.name == name for name, run in runs.items())
     assert runs["tiny"].train.lr == LearningRates()
