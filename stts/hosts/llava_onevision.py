@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.video.pixels import CLIP
 from ..pruning.windows import Grid
 from .base import Clips, Host, as_rows
 
@@ -36,6 +37,9 @@ class LlavaOnevision(Host):
     def tokens_across(self) -> int:
         """LLM tokens along a frame."""
         return math.ceil(self.side / 2)
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        return CLIP(pixels, channels=-3)
 
     def clips(self, inputs: dict[str, Any]) -> Clips:
         pixels = inputs["pixel_values_videos"]
