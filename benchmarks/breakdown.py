@@ -117,10 +117,9 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
     yield run, "key_bias", "select"
     yield run, "plan_packing", "plan and gather"
     yield inner, "pool", "adapter"
-    yield inner.multi_modal_projector, "forward", "adapter"
+    yield inner, "project", "adapter"
     yield stts.hosts.molmo2_vision, "keep_tokens", "placeholders"
     yield stts.hosts.molmo2_vision, "plan_survivors", "placeholders"
-    yield inner, "embed", "placeholders"
     yield inner.language_model, "forward", "LLM"
     yield model.lm_head, "forward", "head"
 

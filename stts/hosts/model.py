@@ -24,6 +24,7 @@ from ..pruning.visual_tokens import VisualTokens
 from ..pruning.windows import window_grid
 from .base import Host
 from .pruned import PrunedModel
+from .supervised import supervised_alone
 
 
 @dataclass
@@ -95,6 +96,7 @@ class PrunedVLM(PrunedModel):
         window_scores: Tensor | list[Tensor] | None = None,
         loss_weights: Tensor | None = None,
         visual: VisualTokens | None = None,
+        num_targets: int | None = None,
         **inputs: Any,
     ) -> PrunedCausalOutput:
         """The transformers class's forward on the tokens that survive; inputs are its own, named as there.
@@ -102,9 +104,10 @@ class PrunedVLM(PrunedModel):
         input_ids: (B, L), placeholders of ALL windows in it, like all arguments of that shape. layout: the batch's
         sizes, which on a GPU saves waiting for them; frames_per_video: T of each video, where pixels do not say it;
         pixels may be bytes, which are normalised here; window_scores: (F, W), or (T, W) of each video, what policy
-        "given" ranks by; loss_weights: (B, L) float, what each token of labels counts in lm_loss.
-        visual: the videos, as encode_videos returns them, in place of their pixels. Raises ValueError when
-        placeholders do not fit the videos.
+        "given" ranks by; loss_weights: (B, L) float, what each token of labels counts in lm_loss. visual: the videos,
+        as encode_videos returns them, in place of their pixels. num_targets: at least how many tokens labels
+        supervise, the first column not counted: then logits are made in front of these alone,
+        (1, num_targets + 1, V). Raises ValueError when placeholders do not fit the videos.
         """
         inputs = self.host.accept(inputs)
         pruned = self._prune(
@@ -115,6 +118,9 @@ class PrunedVLM(PrunedModel):
             if attention_mask is None and inputs.get("mm_encoder_outputs") and input_ids is not None:
                 # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
                 attention_mask = torch.ones_like(input_ids)
+            if layout is not None and layout.grids and inputs.get(self.host.keys[0]) is not None:
+                text = (input_ids, attention_mask, position_ids)
+                inputs, position_ids = self._encode_whole(*text, inputs, layout)
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
             tokens = {name: x for name, x in given.items() if x is not None}
         else:
@@ -124,10 +130,14 @@ class PrunedVLM(PrunedModel):
             tokens = pruned.tokens
             labels = pruned.survivors.take(labels, -100)
             loss_weights = pruned.survivors.take(loss_weights, 0)
-        if labels is not None and loss_weights is None:
-            inputs["labels"] = labels
         as_tuple = inputs.pop("return_dict", None) is False
-        out = super().forward(**tokens, **inputs)
+        with supervised_alone(self.get_output_embeddings(), labels, loss_weights, num_targets) as (
+            labels,
+            loss_weights,
+        ):
+            if labels is not None and loss_weights is None:
+                inputs["labels"] = labels
+            out = super().forward(**tokens, **inputs)
         if loss_weights is not None:
             out.loss = weighted_lm_loss(out.logits, labels, loss_weights)
         if pruned is not None and pruned.ahead is not None:
@@ -248,6 +258,30 @@ class PrunedVLM(PrunedModel):
             choice=choice,
             ahead=None if places is None else places[1] + (real.sum(1) - survivors.valid.sum(1))[:, None],
         )
+
+    def _encode_whole(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        inputs: dict[str, Any],
+        layout: BatchLayout,
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """Where nothing is to drop: the arguments with the videos encoded, and their positions, as transformers would
+        make them. It would work out sizes that the layout knows, and wait for the device."""
+        host, clips = self.host, clips_of(self.host, inputs, layout)
+        if positions is None:
+            real = torch.ones_like(input_ids) if mask is None else mask
+            if (places := host.positions(input_ids, real, inputs, clips)) is not None:
+                positions, self.base_model.rope_deltas = places
+        inputs = dict(inputs)
+        others = host.others(inputs)
+        per_row = [0] * len(layout.lengths)
+        for row, frames, windows in zip(layout.video_rows, clips.frames, clips.windows, strict=True):
+            per_row[row] += len(host.windows_of(frames, windows))
+        encoded = by_row(host, *host.encode(inputs, clips), per_row)
+        inputs = {name: x for name, x in inputs.items() if name not in host.keys}
+        return inputs | {"mm_encoder_outputs": others | {host.modality: encoded}}, positions
 
     def encode_videos(
         self,

@@ -27,6 +27,7 @@ from transformers.models.molmo2.modeling_molmo2 import (
 )
 
 from ..data.processors.molmo2 import check_frame_size
+from ..pruning.attention import uninstall
 from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.losses import novelty, score_error, weighted_lm_loss
@@ -41,6 +42,7 @@ from .llm_attention import BLOCK_SPARSE, llm_block_mask
 from .molmo2_vision import PrunedInputs, STTSMolmo2Model, STTSVisionModel
 from .pruned import PrunedModel, become, started
 from .sizes import POOL_WIDTH
+from .supervised import supervised_alone
 
 
 @dataclass
@@ -131,6 +133,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
 
     def _release(self) -> STTSScorer:
         scorer, tower = super()._release(), self.model.vision_tower
+        uninstall(self.model.multi_modal_projector.config)
         become(tower, Molmo2VisionModel)
         become(self.model, Molmo2Model)
         for module, names in ((tower, ("scorer_bias",)), (self.model, ("stts", "lockstep"))):
@@ -187,6 +190,7 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         visual: VisualTokens | None = None,
         loss_weights: Tensor | None = None,
         window_scores: Tensor | None = None,
+        num_targets: int | None = None,
         **kwargs,
     ) -> STTSOutput:
         """transformers' Molmo2 forward on the tokens that survive.
@@ -197,33 +201,34 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         transformers, also beside videos; they are never pruned. sequence_ids: (B, L) int, the example each token of
         a packed row belongs to, -1 padding; layout: the batch's sizes, which on a GPU saves waiting for them.
         visual: the videos, as encode_videos returns them, in place of their pixels and pooling. loss_weights: (B, L)
-        float, what each token of labels counts in lm_loss, the weighted mean; None: all the same. window_scores:
-        (F, W), what policy "given" ranks windows by.
+        float, what each token of labels counts in lm_loss. window_scores: (F, W), what policy "given" ranks windows
+        by. num_targets: at least how many labels there are behind the first column: logits are made for these alone,
+        (1, num_targets + 1, V).
         Raises ValueError when placeholders do not fit videos and images, or there are no scores to rank by.
         """
         self._no_flash(sequence_ids, pixel_values, pixel_values_videos, visual)
-        text = (attention_mask, position_ids, mm_token_type_ids)
+        text, known = (attention_mask, position_ids, mm_token_type_ids), layout is not None
         pruned, videos, images = None, {}, self._images(pixel_values, image_token_pooling, image_grids)
         if pixel_values_videos is not None or visual is not None:
             clips = (pixel_values_videos, video_token_pooling)
             videos = dict(zip(VIDEO_KEYS, (*clips, video_grids), strict=True))
             layout = layout or self.model.layout_of(input_ids, attention_mask, video_grids, image_grids)
         if not videos or not self._takes_our_path(layout):
-            inputs = self._whole_inputs(input_ids, videos, images, visual)
+            inputs = self._whole_inputs(input_ids, videos, images, visual, known)
         else:
-            chosen = {"visual": visual, "window_scores": window_scores}
-            pruned = self.model.prune(input_ids, *clips, layout, *text, sequence_ids, images, **chosen)
-            inputs = {"inputs_embeds": self.model.embed(pruned)}
+            of_batch = (input_ids, *clips, layout, *text, sequence_ids, images)
+            pruned = self.model.prune(*of_batch, visual=visual, window_scores=window_scores)
+            inputs = {"inputs_embeds": self.model.embed(pruned.input_ids, pruned.visual)}
             text = (pruned.attention_mask, pruned.position_ids, pruned.mm_token_type_ids)
             sequence_ids, labels = pruned.sequence_ids, pruned.survivors.take(labels, -100)
             loss_weights = pruned.survivors.take(loss_weights, 0)
-        mask, positions, types = text
-        mask = self._mask(mask, types, sequence_ids, input_ids, kwargs)
-        inputs |= {"attention_mask": mask, "position_ids": positions, "mm_token_type_ids": types}
-        inputs["labels"] = labels if loss_weights is None else None
-        outputs = super().forward(**inputs, logits_to_keep=logits_to_keep, **kwargs)
-        if loss_weights is not None:
-            outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
+        mask = self._mask(text[0], text[2], sequence_ids, input_ids, kwargs)
+        inputs |= {"attention_mask": mask, "position_ids": text[1], "mm_token_type_ids": text[2]}
+        with supervised_alone(self.lm_head, labels, loss_weights, num_targets) as (labels, loss_weights):
+            inputs["labels"] = labels if loss_weights is None else None
+            outputs = super().forward(**inputs, logits_to_keep=logits_to_keep, **kwargs)
+            if loss_weights is not None:
+                outputs.loss = weighted_lm_loss(outputs.logits, labels, loss_weights)
         return self._finish(outputs, pruned, layout, input_ids, attention_mask)
 
     def _images(self, *tensors: Tensor | None) -> dict[str, Tensor | None]:
@@ -246,10 +251,15 @@ class STTSMolmo2ForConditionalGeneration(PrunedGeneration, PrunedModel, Molmo2Fo
         videos: Mapping[str, Tensor | None],
         images: Mapping[str, Tensor],
         visual: VisualTokens | None,
+        known: bool,
     ) -> dict[str, Any]:
-        """What transformers' own forward takes where nothing is dropped."""
+        """What transformers' own forward takes where nothing is dropped. known: whether the host knows the sizes of
+        the videos, so that it need not wait where transformers would."""
         if self.model.lockstep and not videos:
             return {"inputs_embeds": self.get_input_embeddings()(input_ids) + self.model.idle()}
+        if known and videos:
+            encoded = self.model.encode_whole(input_ids, videos, images, visual)
+            return {"inputs_embeds": self.model.embed(input_ids, encoded)}
         if visual is not None or (videos and images):  # which transformers refuses together
             encoded = self.model.encode_whole(input_ids, videos, images, visual)
             return {"input_ids": input_ids} | as_encoded([encoded])

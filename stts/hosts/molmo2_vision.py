@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Molmo2Config, Molmo2Model
 from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.molmo2.modeling_molmo2 import (
     Molmo2Adapter,
     Molmo2PreTrainedModel,
@@ -178,8 +179,7 @@ class STTSMolmo2Model(Molmo2Model):
             layout = BatchLayout((1,), (self.num_windows,), (0,))
             visual = self.encode_videos(pixels, pooling, layout, torch.zeros(1, self.num_windows))
             return visual.features.sum() * 0 + visual.scores.sum() * 0
-        grids = torch.tensor([[1, *window_grid(tower.grid, self.stts.pool_width)]], device=self.device)
-        return torch.cat(self.get_video_features(pixels, pooling, grids).pooler_output).sum() * 0
+        return self.encode_all(pixels, pooling).sum() * 0
 
     def encode_videos(
         self,
@@ -205,13 +205,17 @@ class STTSMolmo2Model(Molmo2Model):
         self, pixels: Tensor, pooling: Tensor, layout: BatchLayout, num_kept: int
     ) -> VisualTokens:
         """Make the LLM's tokens of all windows, for policies that choose among those."""
-        hidden = self.vision_tower.encode_dense(pixels, self.feature_layers)
-        features = torch.cat([hidden[layer] for layer in self.feature_layers], -1).flatten(0, 1)
-        tokens = self.project(features, pooling)  # (F * W, D)
+        tokens = self.encode_all(pixels, pooling)
         windows = tokens.unflatten(0, (-1, self.num_windows))
         grid = window_grid(self.vision_tower.grid, self.stts.pool_width)
         keep, scores = choose(View(windows, layout.frames_per_video, grid, 1, self.stts))
         return VisualTokens(tokens.index_select(0, kept_first(keep)[:num_kept]), keep, scores)
+
+    def encode_all(self, pixels: Tensor, pooling: Tensor) -> Tensor:
+        """The LLM's tokens of all windows, (F * W, D), bit for bit those of get_video_features. That one waits, for
+        sizes that the caller may know and to learn which windows have a patch: those of videos all do."""
+        hidden = self.vision_tower.encode_dense(pixels, self.feature_layers)
+        return self.project(torch.cat([hidden[x] for x in self.feature_layers], -1).flatten(0, 1), pooling)
 
     def prune(
         self,
@@ -276,12 +280,19 @@ class STTSMolmo2Model(Molmo2Model):
 
     def project(self, features: Tensor, patches: Tensor) -> Tensor:
         """The adapter: (K, D') patches -> (n, D_llm), one token for each row of patches, (n, p * p) places among
-        the K, -1 where a grid was padded."""
+        the K, -1 where a grid was padded; none is all padding."""
         adapter, (height, width) = self.multi_modal_projector, self.vision_tower.grid
-        if self.num_windows * patches.shape[1] != height * width:  # a padded grid needs its mask
-            return adapter(features, patches).last_hidden_state
-        windows = features[patches]  # (n, p * p, D')
-        pooled, _ = adapter.image_pooling_2d(windows.mean(1, keepdim=True), windows)
+        install(adapter.config)
+        if self.num_windows * patches.shape[1] == height * width:
+            windows, mask = features[patches], None  # (n, p * p, D')
+            mean = windows.mean(1, keepdim=True)
+        else:  # padded
+            mask = patches >= 0
+            windows = features[patches.clamp(0)] * mask.to(features.dtype)[..., None]
+            mean = windows.sum(1, keepdim=True) / mask.sum(1)[:, None, None].to(windows.dtype)
+            if mask.device.type == "cpu":  # it looks whether all are True
+                mask = create_bidirectional_mask(adapter.config, mean, mask, encoder_hidden_states=windows)
+        pooled, _ = adapter.image_pooling_2d(mean, windows, attention_mask=mask)
         return adapter.image_projector(pooled.squeeze(1))
 
     def with_images(self, videos: Tensor, images: dict[str, Tensor], input_ids: Tensor) -> Tensor:
@@ -299,19 +310,18 @@ class STTSMolmo2Model(Molmo2Model):
     ) -> Tensor:
         """(K, D) features of videos and images, nothing pruned, in the order of their placeholders."""
         if visual is None:
-            features = torch.cat(self.get_video_features(**videos).pooler_output)
+            features = self.encode_all(videos["pixel_values_videos"], videos["video_token_pooling"])
         else:
             visual.check(visual.keep.numel())
             features = visual.features
         return self.with_images(features, images, input_ids) if images else features
 
-    def embed(self, pruned: PrunedInputs) -> Tensor:
-        """Word embeddings of the surviving tokens, visual features added at their placeholders: (B, L_kept, D)."""
-        embeds = self.get_input_embeddings()(pruned.input_ids)
-        placeholder = (pruned.input_ids == self.config.image_token_id).flatten()
-        places = placeholder.logical_not().byte().argsort(stable=True)[: len(pruned.visual)]
-        visual = pruned.visual.to(embeds.dtype)
-        return embeds.flatten(0, 1).index_add(0, places, visual).view_as(embeds)
+    def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        """Word embeddings of (B, L) tokens, visual features (K, D) added at their placeholders: (B, L, D)."""
+        embeds = self.get_input_embeddings()(input_ids)
+        placeholder = (input_ids == self.config.image_token_id).flatten()
+        places = placeholder.logical_not().byte().argsort(stable=True)[: len(visual)]
+        return embeds.flatten(0, 1).index_add(0, places, visual.to(embeds.dtype)).view_as(embeds)
 
 
 def kept_first(keep: Tensor) -> Tensor:

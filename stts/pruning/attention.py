@@ -2,7 +2,7 @@
 
 A ViT whose config names "stts_<implementation>" runs unpruned blocks on <implementation> as before. A block given
 a KeyBias in place of its attention mask adds it to the logits; one given Ragged attends within each frame of a
-packed batch.
+packed batch. Where windows are pooled, each by a single query, a GPU gets plain sums.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from .flex import flex
 from .handover import hear, told_aside
-from .packing import Packing, bin_slots, plan_bins
+from .packing import Packing
 
 PREFIX = "stts_"
+HALF = (torch.float16, torch.bfloat16)
+HALF_ALONE = ("varlen", "flash")
+"""Backends whose kernels take nothing else."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,31 @@ def attention_forward(
         out = ragged_attention(query[0], key[0], value[0], packing, scaling, backend)[None, ..., :head_dim]
     elif isinstance(attention_mask, KeyBias):
         out = biased_attention(query, key, value, attention_mask.bias, scaling)
+    elif query.shape[2] == 1 < key.shape[2] and query.device.type != "cpu":
+        out = one_query_attention(query, key, value, attention_mask, scaling)
     else:
         dense = _dense(module, implementation)
         return dense(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return out.transpose(1, 2).contiguous(), None
+
+
+def one_query_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Attention of a single query in each of many small batches, such as windows of 9 patches: written out.
+
+    query: (n, heads, 1, d); key, value: (n, heads or fewer, P, d); mask: None, (n, P), or what SDPA takes, bool or
+    added, for (n, heads, 1, P). Returns (n, heads, 1, d). GPU kernels give each query a block: there is no grid of
+    more than 65,535, some count past 2^31 in the backward pass from 10,923 on, and keep gigabytes for it.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x if groups == 1 else x.repeat_interleave(groups, 1) for x in (key, value))
+    logits = (query.float() * key.float()).sum(-1) * scaling  # (n, heads, P)
+    if mask is not None:
+        mask = mask[:, :, 0] if mask.ndim == 4 else mask[:, None].bool()
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    weights = logits.softmax(-1).to(value.dtype)
+    return (weights[..., None] * value).sum(2, keepdim=True)
 
 
 def _dense(module: nn.Module, implementation: str) -> Callable:
@@ -164,7 +188,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> str:
     """What "auto" means: a loop on the CPU, varlen kernels for half precision on CUDA, bins elsewhere."""
     if device.type == "cpu":
         return "loop"
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+    if device.type == "cuda" and dtype in HALF:
         return "varlen"
     return "bins"
 
@@ -174,12 +198,18 @@ def ragged_attention(
 ) -> Tensor:
     """Attention within each segment of a packed batch.
 
-    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend.
+    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend, and on
+    one whose kernels take half precision alone where there is another.
     """
     if backend == "auto":
         backend = choose_backend(query.device, query.dtype)
     if backend not in _BACKENDS:
         raise ValueError(f"attention is {backend!r}, must be auto or one of {', '.join(_BACKENDS)}")
+    if backend in HALF_ALONE and query.dtype not in HALF:
+        raise ValueError(
+            f"attention is {backend!r}, whose kernels take bfloat16 and float16, but queries are {query.dtype}: take "
+            "attention=auto, or train in train.mixed_precision=bf16"
+        )
     return _BACKENDS[backend](query, key, value, packing, scaling)
 
 
@@ -235,9 +265,8 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: 
 
 @torch.compiler.disable
 def _bins(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
-    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths."""
-    lengths = packing.lengths()
-    slots, segments = (x.to(query.device) for x in bin_slots(plan_bins(lengths, packing.max_seqlen), lengths))
+    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths, once a batch."""
+    slots, segments = packing.bins
     mask = (segments[:, None, :, None] == segments[:, None, None, :]).logical_or(
         torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)  # no row without a key
     )

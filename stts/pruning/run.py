@@ -181,8 +181,12 @@ class Run:
         self._pack(self._whole_frames(keep))
 
     def _given(self, group: Group) -> Tensor | None:
-        """What policy "given" ranks the videos of a group by."""
-        scores = self.window_scores
+        """What policy "given" ranks the videos of a group by. Raises ValueError for scores of other videos."""
+        scores, videos = self.window_scores, len(self.clips.frames)
+        if isinstance(scores, list | tuple) and len(scores) != videos:
+            raise ValueError(
+                f"window_scores is a list of {len(scores)}, must have an entry for each of {videos} videos"
+            )
         if scores is None or len(self.groups) == 1:
             return torch.cat(list(scores)) if isinstance(scores, list | tuple) else scores
         if isinstance(scores, Tensor):

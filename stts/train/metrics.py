@@ -24,12 +24,15 @@ def count(batch: dict[str, Any]) -> dict[str, int]:
     neighbouring frames; tokens: before pruning."""
     layout, weights = batch["layout"], batch.get("loss_weights")
     return {
-        "targets": int(
-            (batch["labels"][:, 1:] != IGNORE).sum() if weights is None else weights.sum().round()
-        ),
+        "targets": num_targets(batch) if weights is None else int(weights.sum().round()),
         "pairs": sum(layout.frames_per_video) - len(layout.frames_per_video),
         "tokens": sum(layout.lengths),
     }
+
+
+def num_targets(batch: dict[str, Any]) -> int:
+    """Tokens of a batch on the host that the tokens before them are trained to predict."""
+    return int((batch["labels"][:, 1:] != IGNORE).sum())
 
 
 def measure(out: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -88,21 +91,23 @@ class Churn:
         self.capacity = capacity
         self.masks: dict[str, Tensor] = {}
 
-    def update(self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """churned: windows kept last time and dropped now; compared: windows kept last time. () float64 each.
+    def update(
+        self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any], device: torch.device
+    ) -> dict[str, Tensor]:
+        """churned: windows kept last time and dropped now; compared: windows kept last time. () float64 each, on the
+        device, which that of the batch need not be.
 
         keep: (F, W) bool of a batch, or (T, W) of each video, or None.
         """
-        return dict(zip(("churned", "compared"), self._changes(keep, batch).unbind(), strict=True))
+        return dict(zip(("churned", "compared"), self._changes(keep, batch, device).unbind(), strict=True))
 
-    def _changes(self, keep: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    def _changes(self, keep: Tensor | None, batch: dict[str, Any], device: torch.device) -> Tensor:
         """(2,): the numbers of update."""
         layout = batch["layout"]
-        gone = torch.zeros(2, dtype=torch.float64).to(batch["labels"].device)
+        gone = torch.zeros(2, dtype=torch.float64, device=device)
         if keep is None or len(layout.frames_per_video) != len(batch["ids"]):
             return gone  # nothing was pruned, or there are examples without a video: masks have no names
         masks = keep.split(list(layout.frames_per_video)) if isinstance(keep, Tensor) else keep
-        gone = gone.to(masks[0].device, non_blocking=True)
         for name, mask in zip(batch["ids"], masks, strict=True):
             before = self.masks.get(name)
             if before is not None and before.shape == mask.shape:

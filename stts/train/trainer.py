@@ -29,11 +29,12 @@ from ..data.feed.budget import Budget
 from ..data.feed.collator import Collator
 from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec
 from ..data.feed.order import Place, deal_again
+from ..data.feed.tensors import each_tensor
 from ..processes import join_processes
 from ..viz.overlay import draw_batch
 from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
-from .metrics import Churn, add_up, count, measure, metrics_row, read_sums
+from .metrics import Churn, add_up, count, measure, metrics_row, num_targets, read_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
@@ -207,12 +208,10 @@ class Trainer:
 
         token_share, pair_share: this batch's share of the step's supervised tokens and pairs of frames.
         """
-        inputs = {
-            k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
-        }
-        inputs = {k: v for k, v in inputs.items() if k not in HOST_KEYS}
+        inputs = {k: v for k, v in batch.items() if k not in HOST_KEYS}
+        inputs = each_tensor(inputs, lambda x: x.to(self.device, non_blocking=True))
         with self._autocast():
-            out = self.model(**inputs, use_cache=False)
+            out = self.model(**inputs, num_targets=num_targets(batch), use_cache=False)
         lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
         loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
         if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
@@ -222,7 +221,7 @@ class Trainer:
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
         self.seen = batch, out.keep_windows
         losses = {"lm_loss": lm_loss.detach().double(), "aux_loss": aux_loss.detach().double()}
-        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch)
+        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch, lm_loss.device)
 
     def _prune_ratio(self) -> float:
         """The prune ratio of the next step: it rises from 0 over ramp_steps to what the model is trained for."""

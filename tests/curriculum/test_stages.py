@@ -13,24 +13,27 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.nn import functional
-from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer, Molmo2ForConditionalGeneration
 
 import stts.curriculum.card as card_module
 from stts import STTSConfig
 from stts.curriculum.card import install_tiny, score_on_test
-from stts.curriculum.scenes import Conversation, Scene, load_scenes, without_options
-from stts.curriculum.stages import Curriculum, Stage, StageRun, run_curriculum
+from stts.curriculum.scenes import Scene, as_messages, conversation, load_scenes, without_options
+from stts.curriculum.stage_run import StageRun
+from stts.curriculum.stages import Curriculum, Stage, run_curriculum
 from stts.curriculum.word_losses import KINDS, WordIds, name_labels, time_labels, window_labels, word_loss
 from stts.data import read_video
-from stts.data.processors.molmo2 import IGNORE, VideoProcessor
+from stts.data.processors.base import IGNORE, Processor, evidence_in
 from stts.data.synthetic.clips import make_synthetic
 from stts.data.synthetic.spec import SyntheticSpec
+from stts.data.video.pixels import normalize
 from stts.files.jsonl import read_jsonl
 from stts.hosts.folders import ModelSpec
-from stts.hosts.load import load_model
+from stts.hosts.load import load_model, load_processor
 from stts.hosts.tiny import shipped_folder
 from stts.settings.typed import from_dict
 from stts.train.config import LearningRates, TrainConfig
+from stts.train.optim import group_of
 from tests.helpers.paths import ROOT
 
 CONFIG = ROOT / "configs" / "make_tiny.yaml"
@@ -54,9 +57,14 @@ def curriculum() -> Curriculum:
     )
 
 
+@pytest.fixture(scope="module", params=["molmo2", "qwen3_vl"])
+def folder(request, tiny_folder: Path, tiny_qwen3_vl_folder: Path) -> Path:
+    return {"molmo2": tiny_folder, "qwen3_vl": tiny_qwen3_vl_folder}[request.param]
+
+
 @pytest.fixture(scope="module")
-def processor(tiny_folder: Path) -> VideoProcessor:
-    return VideoProcessor.from_pretrained(tiny_folder)
+def processor(folder: Path) -> Processor:
+    return load_processor(ModelSpec(str(folder)), STTSConfig())
 
 
 @pytest.fixture(scope="module")
@@ -65,38 +73,55 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scenes(data: Path, processor: VideoProcessor) -> list[Scene]:
+def scenes(data: Path, processor: Processor) -> list[Scene]:
     return load_scenes(data / "train.jsonl", processor)
 
 
-def test_window_labels_are_what_the_pixels_show(data: Path, scenes: list[Scene]) -> None:
+def test_window_labels_are_what_the_pixels_show(data: Path, scenes: list[Scene], processor) -> None:
+    each = processor.unit_frames
     for row, scene in zip(read_jsonl(data / "train.jsonl"), scenes, strict=True):
         frames = read_video(data / row["video"], 128).frames.astype(int)
         coloured = (np.ptp(frames, axis=-1) > 60).reshape(10, 3, 24, 3, 24).any((2, 4)).reshape(10, 9)
+        coloured = coloured.reshape(10 // each, each, 9)
         for kind in ("colour", "shape"):
             shown = scene.shown[kind] < len(KINDS[kind])
-            assert (shown.numpy() == coloured).all()
-            assert [KINDS[kind][i] for i in scene.shown[kind][shown]] == [e[kind] for e in row["events"]]
-        assert scene.event_frames == tuple(np.unique(coloured.nonzero()[0]))
+            assert (shown.numpy() == coloured.any(1)).all()
+            said = sorted(KINDS[kind][i] for i in scene.shown[kind][shown] if i != IGNORE)
+            assert said == sorted(e[kind] for e in row["events"])
+        assert scene.event_units == tuple(np.unique(coloured.nonzero()[0]))
+
+
+def test_a_window_that_shows_two_events_has_no_label() -> None:
+    events = [{"colour": c, "shape": "ring", "start": 0.75, "end": 1.25} for c in ("red", "blue")]
+    marked = np.array([[[True, True, False]], [[True, False, False]]])
+    labels = window_labels(events, marked)["colour"].tolist()
+    assert labels == [[IGNORE, KINDS["colour"].index("red"), len(KINDS["colour"])]]
 
 
 def test_time_labels_are_the_digits_of_the_prompt_and_the_thirds_of_the_questions(
-    processor: VideoProcessor, scenes: list[Scene]
+    processor: Processor, scenes: list[Scene]
 ) -> None:
-    times = time_labels(scenes[0].timestamps)
-    written = re.findall(r"(\d)\.(\d) ", processor.video_string(scenes[0].timestamps))
-    assert written == [
-        (str(int(s)), str(int(t))) for s, t in zip(times["seconds"], times["tenths"], strict=True)
-    ]
     for scene in scenes:
+        text = processor.tokenizer.decode(
+            processor.text_tensors(as_messages(scene.turns), scene.clip)["input_ids"]
+        )
+        digits = zip(*(scene.times[name][:, 0].tolist() for name in ("seconds", "tenths")), strict=True)
+        assert re.findall(r"(\d)\.(\d) ", text) == [(str(s), str(t)) for s, t in digits]
         for question, answer in map(without_options, scene.turns):
             if name := re.fullmatch(r"When was the (\w+)(?: one)? shown\?", question):
                 (event,) = (e for e in scene.events if name[1] in (e["colour"], e["shape"]))
-                slot = round((event["start"] + event["end"]) / 2 / 0.5)
-                assert KINDS["time"][times["time"][slot]] == answer
+                shown = evidence_in(processor, [event], scene.clip)[0]
+                assert {KINDS["time"][time] for time in scene.times["time"][shown]} == {answer}
 
 
-def test_name_labels_say_the_rest_about_an_event(processor: VideoProcessor) -> None:
+def test_a_unit_between_two_thirds_has_none() -> None:
+    written, marked = [0.2, 1.2, 2.2, 3.2, 4.2], np.zeros((0, 5, 1), dtype=bool)
+    times = time_labels(10, written, [], marked)["time"][:, 0].tolist()
+    assert times == [0, 0, 1, IGNORE, 2]  # frames 6 and 7 are in the middle and late
+    assert time_labels(9, written, [], marked)["time"].shape == (5, 1)
+
+
+def test_name_labels_say_the_rest_about_an_event(processor: Processor) -> None:
     def event(colour: str, shape: str, slot: int) -> dict:
         return {"colour": colour, "shape": shape, "start": slot / 2 - 0.25, "end": slot / 2 + 0.25}
 
@@ -131,7 +156,7 @@ def test_word_loss_by_hand() -> None:
     assert word_loss(features[3:], words, labels[3:])[0] == 0
 
 
-def test_words_of_another_tokenizer_are_refused(processor: VideoProcessor) -> None:
+def test_words_of_another_tokenizer_are_refused() -> None:
     class Letters:
         def __call__(self, text: str, **_) -> object:
             return type("Encoded", (), {"input_ids": list(map(ord, text))})
@@ -140,19 +165,14 @@ def test_words_of_another_tokenizer_are_refused(processor: VideoProcessor) -> No
         WordIds.of(Letters())
 
 
-def test_conversations_are_what_the_processor_writes(
-    data: Path, processor: VideoProcessor, scenes: list[Scene]
-) -> None:
-    write = Conversation(processor)
-    for row, scene in zip(read_jsonl(data / "train.jsonl"), scenes, strict=True):
-        expected = processor(row["messages"], read_video(data / row["video"], 128, size=72))
-        found = write.write(scene, scene.turns)
-        assert all(torch.equal(found[key], expected[key]) for key in found)
-        assert torch.equal(scene.patches, expected["pixel_values_videos"])
+def test_conversations_ask_everything_in_any_order(processor: Processor, scenes: list[Scene]) -> None:
     rng = np.random.default_rng(0)
-    lengths = [len(write(scenes[0], rng, share)["input_ids"]) for share in (0.0, 0.5, 1.0)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert not torch.equal(write(scenes[0], rng)["input_ids"], write(scenes[0], rng)["input_ids"])
+    whole = [conversation(scenes[0], processor, rng, share)["input_ids"] for share in (0.0, 0.0, 0.5, 1.0)]
+    assert len(whole[0]) == len(whole[1]) > len(whole[2]) > len(whole[3])
+    assert not torch.equal(whole[0], whole[1])
+    clip = scenes[0].clip
+    assert clip.frames.shape == (10, 72, 72, 3)
+    assert clip.frames.strides == (0, 0, 0, 0)  # its pixels are in the video
 
 
 def test_without_options() -> None:
@@ -160,17 +180,13 @@ def test_without_options() -> None:
     assert without_options(turn) == ("Which?", "blue")
 
 
-def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Scene], curriculum) -> None:
+def test_losses_look_at_the_layers_they_name(
+    folder: Path, scenes: list[Scene], processor, curriculum
+) -> None:
     """hidden_states[k] of transformers is what layer k - 1 returns, and only earlier layers get a gradient."""
-    model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
-    run = StageRun(
-        model,
-        VideoProcessor.from_pretrained(tiny_folder),
-        scenes,
-        dataclasses.replace(curriculum.questions, names=0.0),
-        np.random.default_rng(0),
-        print,
-    )
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    asked = dataclasses.replace(curriculum.questions, names=0.0)
+    run = StageRun(model, processor, scenes, asked, np.random.default_rng(0), print)
     kept, hook = [], lambda module, args, output: kept.append(output)
     for layer in model.model.language_model.layers:
         layer.register_forward_hook(hook)
@@ -181,9 +197,25 @@ def test_losses_look_at_the_layers_they_name(tiny_folder: Path, scenes: list[Sce
     first = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
     assert torch.equal(seen[0], first)
     assert loss > report["loss"] > 0
-    assert not run._see(scenes[0].patches, scenes[0].windows).requires_grad or not any(
-        p.requires_grad for p in model.model.vision_tower.parameters()
-    )
+    parts = {group_of(n, run.host.parts) for n, p in model.named_parameters() if p.requires_grad}
+    assert parts == {"llm"}
+
+
+@torch.no_grad()
+def test_the_model_sees_what_it_sees_anywhere_else(
+    folder: Path, scenes: list[Scene], processor, curriculum
+) -> None:
+    """Features made before, one by one, are those of a batch of videos as the model itself takes it."""
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    run = StageRun(model, processor, scenes, curriculum.everything, np.random.default_rng(0), print)
+    examples = [conversation(scene, processor, run.rng) for scene in scenes]
+    batch = {k: v for k, v in run.collate(examples).items() if k not in ("ids", "layout")}
+    found = model(**batch, **run._videos(range(len(scenes)), batch)).logits
+    videos = processor.video_form.join([scene.video for scene in scenes])
+    pixels = normalize(videos.pop("pixel_values_videos"))
+    wanted = model(**batch, **videos, pixel_values_videos=pixels).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[real], wanted[real], rtol=0, atol=1e-4)
 
 
 def test_two_steps_of_every_stage(curriculum: Curriculum, tmp_path: Path, monkeypatch) -> None:
@@ -266,7 +298,7 @@ class TestShipped:
 
 
 def test_window_labels_mark_nothing_without_events() -> None:
-    labels = window_labels([], [0.0, 0.5], 3, 3)
+    labels = window_labels([], np.zeros((0, 2, 9), dtype=bool))
     assert {kind: set(found.flatten().tolist()) for kind, found in labels.items()} == {
         "colour": {6},
         "shape": {4},
@@ -274,10 +306,10 @@ def test_window_labels_mark_nothing_without_events() -> None:
 
 
 @pytest.mark.parametrize("loss", ["align_loss", "answer_loss"])
-def test_bf16_sees_what_float32_sees(loss: str, tiny_folder: Path, scenes: list[Scene], processor) -> None:
+def test_bf16_sees_what_float32_sees(loss: str, folder: Path, scenes: list[Scene], processor) -> None:
     losses, settings = [], {"distance": 0.3, "direct_share": 0.5, "times": 0.3, "names": 0.5}
     for precision in ("auto", "bf16"):
-        model = Molmo2ForConditionalGeneration.from_pretrained(tiny_folder)
+        model = AutoModelForImageTextToText.from_pretrained(folder)
         asked = stage(1e-3, 1e-3, **settings)
         asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, mixed_precision=precision))
         run = StageRun(model, processor, scenes, asked, np.random.default_rng(0), print)

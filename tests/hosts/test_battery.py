@@ -259,8 +259,9 @@ def test_a_batch_is_its_rows_on_either_side_of_the_padding(row: Row):
 
 
 @hosts
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
 @torch.no_grad()
-def test_a_layout_says_what_the_tensors_say(row: Row):
+def test_a_layout_says_what_the_tensors_say(row: Row, ratio: float):
     inputs = row.batch()
     of_row = [number for number, videos in enumerate(row.videos) for _ in videos]
     layout = BatchLayout(
@@ -269,7 +270,7 @@ def test_a_layout_says_what_the_tensors_say(row: Row):
         tuple(of_row),
         tuple((h, w) for _, h, w in row.total),
     )
-    model = pruned(row, 0.5)
+    model = pruned(row, ratio)
     assert torch.equal(model(**inputs, layout=layout).logits, model(**inputs).logits)
 
 

@@ -22,6 +22,7 @@ DROPPING = [
 
 def build(device: str, llm_attention: str = "sdpa", **stts: Any) -> STTSMolmo2ForConditionalGeneration:
     config = tiny_config()
+    config.text_config.head_dim = 16  # flex attention has no kernel for fewer channels
     config.stts = STTSConfig(attention="varlen", **stts).to_dict()
     options = {"dtype": torch.bfloat16, "attn_implementation": llm_attention}
     return STTSMolmo2ForConditionalGeneration._from_config(config, **options).to(device).train()
@@ -67,6 +68,22 @@ def test_a_device_that_holds_no_values_is_enough(policy: str, packed: bool) -> N
     assert model.model.vision_tower.patch_embedding.weight.grad is not None
     with pytest.raises(RuntimeError, match="meta"):
         out.loss.item()
+
+
+def test_heads_are_wide_enough_for_the_kernels_of_a_gpu() -> None:
+    config = build("meta", BLOCK_SPARSE).config
+    assert min(config.text_config.head_dim, config.vision_config.head_dim) >= 16
+
+
+@pytest.mark.usefixtures("_meta_has_no_autocast")
+@pytest.mark.parametrize("packed", [False, True])
+def test_nor_do_unpruned_runs_ask_for_values(packed: bool) -> None:
+    """What speed-ups are measured against."""
+    model, inputs = build("meta", prune_ratio=0), batch([[4], [7]], packed, "meta")
+    inputs["num_targets"] = 9
+    out = model(**inputs, use_cache=False)
+    out.loss.backward()
+    assert out.logits.shape == (1, 10, 48)
 
 
 @pytest.mark.gpu

@@ -49,6 +49,7 @@ def fresh_compiler():
 
 def test_layers_compile_whole_and_a_handful_of_times_for_batches_of_any_size(tiny_folder, clips, monkeypatch):
     monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
+    monkeypatch.setattr(stts.pruning.attention, "HALF_ALONE", ())
     model, _, dataset = start(tiny_folder, clips, attention="varlen")
     batches = []
     for frames, size in ((4, 1), (3, 2), (5, 3)):
@@ -75,6 +76,7 @@ def test_a_compiled_run_learns_the_same_and_saves_under_the_same_names(
     tiny_folder, clips, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
+    monkeypatch.setattr(stts.pruning.attention, "HALF_ALONE", ())
     monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
     compiler = CompileCounterWithBackend("eager")
     monkeypatch.setattr(

@@ -167,7 +167,8 @@ def test_scores_targets_and_churn_are_those_of_frames_that_may_lose_windows(setu
     now = trainer.churn.masks[example["id"]][1:]
     trainer.step([collate([example])])
     assert trainer.read_metrics()[0]["churn"] is not None
-    keep = trainer.churn.update(torch.cat([torch.ones(1, now.shape[1]).bool(), before]), collate([example]))
+    masks = torch.cat([torch.ones(1, now.shape[1]).bool(), before])
+    keep = trainer.churn.update(masks, collate([example]), trainer.device)
     last = trainer.churn.masks[example["id"]]
     assert torch.equal(last[1:], before)
     assert keep["compared"] > 0

@@ -27,6 +27,7 @@ from .collator import Collator, Example
 from .examples import ExampleReader, Unreadable
 from .order import Order, Place, positions
 from .shorten import shorten
+from .tensors import each_tensor
 from .workers import Line
 
 logger = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def _own(example: Example) -> Example:
 
 
 def _pinned(batch: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return each_tensor(batch, torch.Tensor.pin_memory)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -31,6 +31,8 @@ class VideoForm(Protocol):
     """Whether several examples may share a row of a batch."""
     unit: int | None
     """Side of a window in patches, where frames differ in size; None: they do not, and the model knows it."""
+    unit_frames: int
+    """As of the processor."""
 
     def windows(self, example: Example) -> list[tuple[int, int, int]]:
         """Units of time, rows and columns of windows of each video of an example: one or none."""
@@ -38,6 +40,9 @@ class VideoForm(Protocol):
     def join(self, examples: Sequence[Example]) -> dict[str, Any]:
         """The videos of all examples as the model takes them, in order; {} where there is none. Raises ValueError
         naming the example whose video does not go with the others."""
+
+    def unit_of(self, example: Example, number: int) -> Example:
+        """The video of an example, which has one, cut down to one of its units."""
 
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """A picture of each unit of a batch's first video, (T, H, W, 3) uint8, and its units, rows and columns of
@@ -91,6 +96,14 @@ class Processor(ABC):
     @abstractmethod
     def window_grid(self, clip: Clip) -> tuple[int, int, int]:
         """Units of time, rows and columns of windows that a clip becomes."""
+
+    def unit_times(self, timestamps: Sequence[float]) -> np.ndarray:
+        """Seconds of frames -> the mean of each unit's, (T,), counted from the first frame; the last one fills its
+        unit. A clip cut out of a longer video so reads like a video of its own."""
+        times = np.asarray(timestamps, dtype=float)
+        times = times - times[0]
+        times = np.append(times, np.repeat(times[-1], -len(times) % self.unit_frames))
+        return (times[:: self.unit_frames] + times[self.unit_frames - 1 :: self.unit_frames]) / 2
 
     @abstractmethod
     def save_pretrained(self, folder: str | PathLike) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .base import Example
 from .merge_units import unpatchify
@@ -38,6 +39,16 @@ class FlatVideos:
         keys = ("pixel_values_videos", "video_grid_thw", *self.beside)
         batch = {key: torch.cat([example[key] for example in examples]) for key in keys}
         return batch | joined_scores(examples)
+
+    def unit_of(self, example: Example, number: int) -> dict[str, Tensor]:
+        """A video of one unit of an example's video."""
+        _, rows, cols = example["video_grid_thw"][0].tolist()
+        size = rows * cols
+        return {
+            "pixel_values_videos": example["pixel_values_videos"][number * size : (number + 1) * size],
+            "video_grid_thw": torch.tensor([[1, rows, cols]]),
+            **{key: example[key] for key in self.beside},
+        }
 
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """The first frame of each unit of a batch's first video, (T, H, W, 3) uint8, and the video's windows."""

@@ -167,7 +167,7 @@ class VideoProcessor(Processor):
         )
         row = "<im_patch>" * cols + ("<im_col>" if self.video_use_col_tokens else "")
         frame = start + row * rows + end
-        return " ".join(f"{t - timestamps[0]:.1f} {frame}" for t in timestamps)
+        return " ".join(f"{time:.1f} {frame}" for time in self.unit_times(timestamps))
 
     def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
         """Of a clip of T frames: pixel_values_videos (T, N, patch_size * patch_size * 3) uint8, video_token_pooling

@@ -18,6 +18,7 @@ class PooledVideos:
 
     packs = True
     unit = None
+    unit_frames = 1
 
     def windows(self, example: Example) -> list[tuple[int, int, int]]:
         """Frames, rows and columns of windows of an example's video, if it has one."""
@@ -45,6 +46,15 @@ class PooledVideos:
         return {
             "video_token_pooling": torch.cat(pooling),
             **{key: torch.cat([example[key] for example in examples]) for key in keys},
+        }
+
+    def unit_of(self, example: Example, number: int) -> dict[str, Tensor]:
+        """A video of one frame of an example's video."""
+        _, rows, cols = self.windows(example)[0]
+        return {
+            "pixel_values_videos": example["pixel_values_videos"][number : number + 1],
+            "video_token_pooling": example["video_token_pooling"][: rows * cols],
+            "video_grids": torch.tensor([[1, rows, cols]]),
         }
 
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .flat import FlatProcessor, since_first
+from .flat import FlatProcessor
 
 if TYPE_CHECKING:
     from ..video.read import Clip
@@ -25,9 +23,6 @@ class QwenProcessor(FlatProcessor):
 
     def video_string(self, clip: Clip) -> str:
         """Each unit as Qwen3-VL writes it: the mean time of its frames, then a token a window between markers."""
-        units, rows, cols = self.window_grid(clip)
-        times = since_first(clip)
-        times = np.append(times, np.repeat(times[-1], units * self.unit_frames - len(times)))
-        middle = (times[:: self.unit_frames] + times[self.unit_frames - 1 :: self.unit_frames]) / 2
+        _, rows, cols = self.window_grid(clip)
         shown = VISION_START + VIDEO_TOKEN * (rows * cols) + VISION_END
-        return "".join(f"<{time:.1f} seconds>{shown}" for time in middle)
+        return "".join(f"<{time:.1f} seconds>{shown}" for time in self.unit_times(clip.timestamps))

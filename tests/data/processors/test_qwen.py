@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3VLProcessor
-from transformers.video_utils import VideoMetadata
 
 from stts.data.feed.collator import Collator
 from stts.data.processors.base import IGNORE, evidence_in
@@ -18,6 +16,7 @@ from stts.data.processors.qwen import QwenProcessor
 from stts.data.video.pixels import normalize
 from stts.hosts.tiny_qwen3_vl import CHAT_TEMPLATE
 from stts.pruning.selection import num_dropped
+from tests.helpers.qwen_text import their_text
 from tests.helpers.theirs import imported, make_clip, make_tokenizer, their_pixels
 
 Qwen3VLVideoProcessor = imported("qwen3_vl", "Qwen3VLVideoProcessor")
@@ -89,23 +88,6 @@ def test_frames_come_back_from_their_patches():
 # --- the text is transformers'
 
 
-def their_text(ours, messages, clip, grid, indices, fps, add_generation_prompt):
-    theirs = object.__new__(Qwen3VLProcessor)
-    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    names |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
-    for name, token in names.items():
-        setattr(theirs, name, token)
-    theirs.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
-    metadata = VideoMetadata(total_num_frames=9999, fps=fps, frames_indices=list(indices))
-    shown = theirs.replace_video_token({"video_grid_thw": grid, "video_metadata": [metadata]}, 0)
-    turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-    turns[0]["content"].insert(0, {"type": "video"})
-    text = ours.tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    return text.replace("<|video_pad|>", shown)
-
-
 @pytest.mark.parametrize(("messages", "prompt"), [([USER], True), (TALK[:3], True), (TALK, False)])
 @pytest.mark.parametrize(
     ("indices", "fps"),
@@ -114,7 +96,7 @@ def their_text(ours, messages, clip, grid, indices, fps, add_generation_prompt):
 def test_prompt_equals_transformers(processor, messages, prompt, indices, fps):
     clip = make_clip(len(indices), 100, 150, [i / fps for i in indices])
     example = processor(messages, clip, add_generation_prompt=prompt)
-    text = their_text(processor, messages, clip, example["video_grid_thw"], indices, fps, prompt)
+    text = their_text(processor, messages, example["video_grid_thw"], indices, fps, prompt)
     assert processor.tokenizer.decode(example["input_ids"]) == text
     assert example["input_ids"].tolist() == processor.tokenizer(text).input_ids
     units, rows, cols = processor.window_grid(clip)
@@ -226,6 +208,8 @@ def test_a_batch_of_videos_of_different_grids(processor):
     assert min(dropped[:2]) > 0
     kept = [length - gone for length, gone in zip(layout.lengths, dropped, strict=True)]
     assert kept == [collate.size(example).tokens for example in examples]
+    # the last frame of three is seen twice
+    assert [collate.size(example).frames for example in examples] == [4, 4, 0]
 
 
 def test_a_video_of_another_family_is_refused(processor):
