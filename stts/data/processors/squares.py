@@ -98,6 +98,7 @@ class PictureVideos:
     """That of pictures which travel as floats."""
     packs = False
     unit = None
+    unit_frames = 1
 
     def windows(self, example: Example) -> list[tuple[int, int, int]]:
         """Frames, rows and columns of windows of an example's video, if it has one."""
@@ -113,6 +114,10 @@ class PictureVideos:
         pixels = torch.cat([example["pixel_values_videos"] for example in examples])
         frames = [len(example["pixel_values_videos"]) for example in examples]
         return {"pixel_values_videos": pixels, "frames_per_video": frames} | joined_scores(examples)
+
+    def unit_of(self, example: Example, number: int) -> dict[str, Any]:
+        """A video of one frame of an example's video."""
+        return {"pixel_values_videos": example["pixel_values_videos"][number : number + 1]}
 
     def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Frames of a batch's first video, (T, H, W, 3) uint8, their number, rows and columns of windows."""
