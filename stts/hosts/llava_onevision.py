@@ -38,6 +38,16 @@ class LlavaOnevision(Host):
         """LLM tokens along a frame."""
         return math.ceil(self.side / 2)
 
+    def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs, key = super().accept(inputs), self.keys[0]
+        if (
+            (pixels := inputs.get(key)) is not None
+            and pixels.ndim == 4
+            and not inputs.get("frames_per_video")
+        ):
+            return inputs | {key: pixels[None]}  # the frames of one video
+        return inputs
+
     def floats(self, pixels: Tensor) -> Tensor:
         return CLIP(pixels, channels=-3)
 
@@ -46,7 +56,7 @@ class LlavaOnevision(Host):
         if pixels.ndim == 5:
             frames = (pixels.shape[1],) * len(pixels)
         else:
-            frames = tuple(inputs.get("frames_per_video") or [len(pixels)])
+            frames = tuple(inputs["frames_per_video"])
         across = self.tokens_across * self.unit
         return Clips(frames, ((across, across),) * len(frames), self.unit)
 

@@ -220,7 +220,7 @@ class PrunedVLM(PrunedModel):
         )  # which transformers' class does not know: encoded here
         if visual is None and (inputs.get(host.keys[0]) is None or not (stts.prune_ratio or told)):
             return None
-        clips = clips_of(host, inputs, layout)
+        clips = clips_of(host, inputs, layout, visual)
         drops = clips.drops(stts.prune_ratio)
         if visual is None and not any(drops) and not told:
             return None
@@ -420,10 +420,14 @@ class PrunedVLM(PrunedModel):
         return sum(loss * (count / total) for loss, count in zip(losses, counts, strict=True)), targets
 
 
-def clips_of(host: Host, inputs: dict[str, Any], layout: BatchLayout | None) -> Clips:
+def clips_of(
+    host: Host, inputs: dict[str, Any], layout: BatchLayout | None, visual: VisualTokens | None = None
+) -> Clips:
     """The sizes of the videos, from the host's memory where it has them."""
-    if layout is not None and layout.grids:
-        return Clips(layout.frames_per_video, layout.grids, host.unit)
+    if layout is not None:
+        grids = layout.grids or (() if visual is None else visual.grids)
+        if grids:
+            return Clips(layout.frames_per_video, grids, host.unit)
     return host.clips(inputs)
 
 
