@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class LlavaOnevision(Host):
     newline, which stays, follows each video. Pixels are (V, T, 3, H, W), or (F, 3, H, W) with frames_per_video."""
 
     keys = ("pixel_values_videos", "frames_per_video")
+    adapter_before_pooling: ClassVar[bool] = True
 
     @property
     def unit(self) -> int:
