@@ -1,8 +1,8 @@
 """Visual tokens into the LLM of Qwen3-VL without waiting for the device.
 
-transformers counts placeholders, and picks the places to which it adds deepstack features by a mask of bools: both wait
-until the device is done. Here features are put where they belong by their number among the placeholders, and deepstack
-features are added to all places, zeros where there is no visual token. The sums are the same, bit for bit.
+transformers counts placeholders, and picks the places to which it adds deepstack features by a mask of bools: both
+wait until the device is done. Here features are put where they belong by their number among the placeholders, and
+deepstack features are added to all places, zeros where there is no visual token. The sums are the same, bit for bit.
 """
 
 from __future__ import annotations

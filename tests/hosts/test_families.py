@@ -25,7 +25,6 @@ from stts.hosts.load import load_model, load_processor
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
@@ -159,8 +158,6 @@ def test_what_cannot_be_is_refused_by_name(folders, clips, tmp_path, family):
     model, processor, dataset = start(folders(family), clips)
     with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
         train(model, processor, dataset, config(max_tokens=100), tmp_path)
-    with pytest.raises(ValueError, match=f"{type(model).base.__name__} cannot be sharded yet"):
-        shard(model, torch.device("cpu"), 1, False)
     spec = ModelSpec(str(folders(family)), max_pixels=2000)
     if TINY[family].frames:
         assert load_processor(spec, STTSConfig()).frames.max_pixels == 2000
