@@ -120,7 +120,6 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
     yield inner.multi_modal_projector, "forward", "adapter"
     yield stts.hosts.survivors, "keep_tokens", "placeholders"
     yield stts.hosts.survivors, "plan_survivors", "placeholders"
-    yield stts.hosts.molmo2.Molmo2, "embed", "placeholders"
     yield inner.language_model, "forward", "LLM"
     yield model.lm_head, "forward", "head"
 
