@@ -107,7 +107,7 @@ def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, floa
 def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any, str, str]]:
     """(owner, attribute, part) of every call that is timed."""
     inner, run = model.model, stts.pruning.run
-    tower, biased = inner.vision_tower, model.stts.insert_after + 1
+    tower, biased = model.host.vision, model.stts.insert_after + 1
     yield tower.patch_embedding, "forward", "patch embedding"
     for i, block in enumerate(tower.layers):
         pruned_part = "biased block" if i == biased else "ragged blocks"
