@@ -28,8 +28,9 @@ def still_beside(model: nn.Module, input_ids: Tensor | None, inputs: dict[str, A
     if known or input_ids is None or inputs.get(model.host.keys[0]) is not None:
         return {"input_ids": input_ids}
     host = model.host
-    frame = {name: x.to(model.device) for name, x in host.still().items()}
-    clips = host.clips(host.still())
+    frame = host.still()
+    clips = host.clips(frame)
+    frame = {name: x.to(model.device, non_blocking=True) for name, x in frame.items()}
     scores = torch.zeros(clips.frames[0], clips.windows[0], device=model.device)
     encoded = encode(model, frame, clips, scores)
     nothing = encoded.features[:0]

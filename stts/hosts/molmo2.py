@@ -104,7 +104,9 @@ class Molmo2(Host):
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """With no run active bit for bit what get_video_features gives. That one waits for the device, for sizes and
         to learn which windows have a patch: those of videos all do."""
-        now = active_pass() or Pass(self, self.collects)
+        now = active_pass()
+        if now is None or now.host.vision is not self.vision:
+            now = Pass(self, self.collects)
         install(self.vision.config)
         with now.active():
             self.vision(inputs["pixel_values_videos"])

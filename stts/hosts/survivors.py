@@ -81,17 +81,16 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     else:
         encoded = encoded_before(batch.visual, host, clips, ratio)
 
-    keep = keep_tokens(
-        of_video, encoded.stays.to(of_video.device), mask
-    )  # the ViT may be elsewhere than the LLM
     lengths, per_row = list(layout.lengths), [0] * len(layout.lengths)
     for row, drop, count in zip(layout.video_rows, drops, tokens, strict=True):
         lengths[row] -= drop
         per_row[row] += count - drop
     if not (any(drops) or batch.prompt or (model.lockstep and ratio)):
-        survivors = all_survive(keep)
+        survivors = all_survive(batch.real.bool())
         text = {"attention_mask": mask, "position_ids": places[0] if places else batch.positions}
     else:
+        stays = encoded.stays.to(of_video.device)  # the ViT may be elsewhere than the LLM
+        keep = keep_tokens(of_video, stays, mask)
         left_padded = None if mask is None else mask[:, 0] == 0
         survivors = plan_survivors(keep, max(lengths), True if batch.prompt else None, left_padded)
         text = {
