@@ -22,6 +22,7 @@ from speed import prefill
 
 import stts.hosts.molmo2
 import stts.hosts.survivors
+import stts.pruning.deciding
 import stts.pruning.policies
 import stts.pruning.run
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
@@ -113,7 +114,7 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
         yield block, "forward", pruned_part if model.stts.prune_ratio and i >= biased else "dense blocks"
     yield tower.scorer, "score_windows", "scorer"
     yield stts.pruning.policies, "select_windows", "select"
-    yield run, "key_bias", "select"
+    yield stts.pruning.deciding, "key_bias", "select"
     yield run, "plan_packing", "plan and gather"
     yield stts.hosts.molmo2.Molmo2, "project", "adapter"
     yield inner.multi_modal_projector, "forward", "adapter"

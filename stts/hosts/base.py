@@ -51,6 +51,8 @@ class Host:
     """The key of the features in transformers' mm_encoder_outputs: "image" where frames are images to the model."""
     keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     """Arguments of forward that belong to the videos; the first one holds their pixels."""
+    adapter_before_pooling: ClassVar[bool] = False
+    """Whether the adapter's layers run on patches, which are pooled behind it."""
     mrope: ClassVar[bool] = False
     """Whether positions of LLM tokens have three planes: time, height, width."""
     both_ways: ClassVar[bool] = False

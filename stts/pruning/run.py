@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from .attention import KeyBias, Ragged
 from .blocks import Pass
 from .config import STTSConfig
+from .deciding import decide
 from .handover import Route, check_heard
-from .memory import Clips, Described, Group, grouped
-from .merging import match_windows, merge, merged_sizes
+from .memory import Clips, Described, Group
+from .merging import merge, merged_sizes
 from .packing import Packing, pack, plan_packing, put_back_lone_frames
-from .policies import View, choose, kept_evenly
+from .policies import kept_evenly
 from .scorer import STTSScorer
-from .vit import key_bias
 
 
 class Run(Pass):
@@ -93,50 +93,13 @@ class Run(Pass):
                 "do not fit the pixels"
             )
 
-    # ------------------------------------------------------------------ which windows stay
-
     def _decide(self, tokens: Tensor) -> None:
-        """Score, select and bias, the videos of one grid together. tokens: (S, D), all, as they lie in memory."""
-        config, prefix = self.config, self.host.num_prefix
-        self.groups = grouped(self.host, self.clips, tokens.device)
-        keep = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        bias = torch.zeros(len(tokens), device=tokens.device) if config.policy == "scorer" else None
-        for group in self.groups:
-            group.scored = group.take(tokens, prefix)
-            sizes = (group.frames, group.grid, self.clips.unit)
-            view = View(group.scored, *sizes, config, self.scorer, self._given(group))
-            if config.policy == "tome":
-                self._match(group, view)
-            else:
-                group.keep, group.scores = choose(view)
-            keep = group.put(keep, group.kept_cells(self.clips.unit), prefix)
-            if bias is not None:
-                bias = group.put(bias, key_bias(group.scores, config, group.frames, group.grid, 0), prefix)
-        self.key_bias = bias
-        self._pack(self._whole_frames(keep))
-
-    def _given(self, group: Group) -> Tensor | None:
-        """What policy "given" ranks the videos of a group by. Raises ValueError for scores of other videos."""
-        scores, videos = self.window_scores, len(self.clips.frames)
-        if isinstance(scores, list | tuple) and len(scores) != videos:
-            raise ValueError(
-                f"window_scores is a list of {len(scores)}, must have an entry for each of {videos} videos"
-            )
-        if scores is None or len(self.groups) == 1:
-            return torch.cat(list(scores)) if isinstance(scores, list | tuple) else scores
-        if isinstance(scores, Tensor):
-            scores = scores.split(list(self.clips.frames))
-        return torch.cat([scores[v] for v in group.videos])
-
-    def _match(self, group: Group, view: View) -> None:
-        if group.shared:
-            raise ValueError("policy is 'tome', which cannot merge windows that share patches")
+        """Which windows stay, and where the survivors are. tokens: (S, D), all, as they lie in memory."""
         rounds = len(self.number) - self.biased - 1
-        sizes = (group.frames, group.grid, self.clips.unit, self.config.prune_ratio)
-        group.owner = match_windows(view.features.detach(), *sizes, rounds)
-        stays = group.owner == torch.arange(len(group.owner), device=group.owner.device)
-        group.keep = stays.view(view.shape)
-        group.scores = group.keep.float()
+        asked = (self.host, self.clips, self.config, self.scorer, self.window_scores)
+        found = decide(*asked, rounds, tokens)
+        self.groups, self.key_bias = found.groups, found.key_bias
+        self._pack(self._whole_frames(found.keep))
 
     # ------------------------------------------------------------------ where survivors are
 
