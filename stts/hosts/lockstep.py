@@ -36,9 +36,8 @@ def still_beside(model: nn.Module, input_ids: Tensor | None, inputs: dict[str, A
     nothing = encoded.features[:0]
     if encoded.scores is not None:
         nothing = nothing + encoded.scores.sum() * 0
-    embeds = host.embed(input_ids, nothing)
-    if embeds is not None:
-        return {"inputs_embeds": embeds}
     extra = {name: [x[:0] for x in parts] for name, parts in encoded.extra.items()}
+    if (given := host.embed(input_ids, nothing, extra)) is not None:
+        return given
     rows = by_row(host, nothing, extra, [0] * len(input_ids))
     return {"input_ids": input_ids, "mm_encoder_outputs": {host.modality: rows}}

@@ -73,7 +73,8 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
             sequence_ids = pruned.survivors.take(sequence_ids, -1)
             labels = pruned.survivors.take(labels, -100)
             loss_weights = pruned.survivors.take(loss_weights, 0)
-        inputs["attention_mask"] = llm_mask(self, inputs["attention_mask"], sequence_ids, inputs)
+        lengths = None if pruned is None else pruned.lengths
+        inputs["attention_mask"] = llm_mask(self, inputs["attention_mask"], sequence_ids, inputs, lengths)
         as_tuple = inputs.pop("return_dict", None) is False
         inputs = {name: x for name, x in inputs.items() if x is not None}
         head, asked = self.get_output_embeddings(), (labels, loss_weights, num_targets)
