@@ -36,10 +36,14 @@ def load(name: str = "tiny", device: str | None = None, **settings: Any) -> tupl
         raise ValueError(f'name is {name!r}, must be "tiny", a folder, or a hub id such as allenai/Molmo2-4B')
     stts = STTSConfig.from_dict(settings)
     device = check_device(device or default_device())
-    own = name in OWN_MODELS
-    spec = ModelSpec(name=name, pretrained=name == "tiny") if own else ModelSpec(path=str(name))
-    model, processor = load_model(spec, stts, key="name")
+    model, processor = load_model(spec_of(name), stts, key="name")
     return model.to(device), processor
+
+
+def spec_of(name: str | PathLike) -> ModelSpec:
+    """What load takes a name for."""
+    own = name in OWN_MODELS
+    return ModelSpec(name=name, pretrained=name == "tiny") if own else ModelSpec(path=str(name))
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -108,11 +108,12 @@ def test_defaults_of_the_yaml_are_those_of_the_dataclasses():
     assert run.video == VideoConfig(frames=128)
 
 
-def test_the_settings_of_training_are_the_published_ones_but_for_the_range_of_the_bias():
-    recommended = RunConfig.from_dict(composed()).stts
-    assert recommended == STTSConfig(bias_range=0.1)
-    written = yaml.safe_load((CONFIG_DIR / "accuracy.yaml").read_text())["policies"]["defaults"]
-    assert STTSConfig(**written) == recommended
+def test_the_recipes_are_the_arms_that_were_compared():
+    policies = yaml.safe_load((CONFIG_DIR / "accuracy.yaml").read_text())["policies"]
+    for recipe, arm in (("published", "stable"), ("recommended", "recommended")):
+        settings = RunConfig.from_dict(composed(f"stts={recipe}")).stts
+        assert settings.replace(bias_range=0.1) == STTSConfig(**policies[arm]).replace(bias_range=0.1)
+    assert RunConfig.from_dict(composed("stts=published")).stts == STTSConfig(bias_range=0.1)
 
 
 CHOICES = {  # a setting of the YAML files, by the end of its key -> what sets it in a training run

@@ -29,6 +29,8 @@ TRAINED_WITH = (
     "bias_floor",
     "bias_norm",
     "bias_range",
+    "novelty_power",
+    "score_floor",
     "position_ids",
     "scorer_num_heads",
     "scorer_hidden_dims",

@@ -36,6 +36,11 @@ class FrameImages(Host):
         rows, cols = (patch, patch) if isinstance(patch, int) else patch
         return height // rows, width // cols
 
+    @property
+    def frame_grid(self) -> Grid:
+        side = self.vision.config.image_size
+        return self.grid(*((side, side) if isinstance(side, int) else side))
+
     def clips(self, inputs: dict[str, Any]) -> Clips:
         images, _, height, width = inputs["pixel_values"].shape
         frames = tuple(inputs.get("frames_per_video") or [images])

@@ -59,12 +59,27 @@ def choose(view: View) -> tuple[Tensor, Tensor]:
     if config.policy == "scorer":
         scores = view.scorer.score_windows(view.features, view.frames_per_video, view.grid)
         noise = config.score_noise if view.scorer.training else 0.0
-        ranked = explore(scores, noise) if noise else scores
+        ranked = with_novelty(scores, view) if config.novelty_power else scores
+        ranked = explore(ranked, noise) if noise else ranked
     else:
         with torch.no_grad(), torch.autocast(view.features.device.type, enabled=False):
             ranked = scores = RANKINGS[config.policy](view)
     first_whole = config.policy != "vidcom2"
     return select_windows(ranked, view.frames_per_video, config.prune_ratio, first_whole), scores
+
+
+@torch.no_grad()
+def with_novelty(scores: Tensor, view: View) -> Tensor:
+    """What the scorer's windows are ranked by beside their novelty n: (b + s) / (1 + b) * n ** power, (F, W) in [0,
+    1].
+
+    What is relevant and new comes first, copies of it go behind what is neither (n ** 2 is far below the floor b),
+    and among windows of no relevance the new ones lead.
+    """
+    config = view.config
+    with torch.autocast(view.features.device.type, enabled=False):
+        new = change(view).clamp(0, 1)
+    return (config.score_floor + scores) / (1 + config.score_floor) * new**config.novelty_power
 
 
 def random(view: View) -> Tensor:

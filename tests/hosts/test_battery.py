@@ -21,8 +21,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from stts import STTSConfig, attention_bias, insert_stts, remove_stts
 from stts.hosts.classes import pruning
 from stts.pruning.layout import BatchLayout
+from stts.pruning.relevance import SUMS
 from tests.helpers.host_row import VOCABULARY
 from tests.helpers.hosts import Row, as_plain, rows
+from tests.helpers.relevance import entering, slow_loss
 
 RATIOS = (0.5, 0.8)
 STEPS = 6
@@ -275,6 +277,41 @@ def test_a_layout_says_what_the_tensors_say(row: Row, ratio: float):
 
 
 @hosts
+def test_the_gradient_at_the_llms_tokens_teaches_the_scorer_and_changes_nothing_else(row: Row):
+    inputs, off = row.batch(), {"bias_floor": 1.0, "aux_loss_weight": 0.0}
+    labels, plain_model = labels_of(row, inputs), row.pruned(**off).train()
+    with entering(plain_model.host.layers[0]) as seen:
+        out = plain_model(**inputs, labels=labels)
+    out.loss.backward(retain_graph=True)
+    tokens, gradient = [], []
+    for i, keep in enumerate(out.keep_mask):
+        visual = row.placeholders(inputs)[i][keep].nonzero().flatten() - int(keep.sum())  # padded on the left
+        words = plain_model.get_input_embeddings()(inputs["input_ids"][i][keep][visual])
+        tokens.append(seen[0][i][visual].detach() - (words.detach() if row.name.startswith("molmo2") else 0))
+        gradient.append(seen[0].grad[i][visual])
+    keeps = of_video(out.keep_windows, row)
+    keep, scores = (torch.cat([x.flatten() for x in of_video(x, row)]) for x in (keeps, out.scores))
+    of_token, start = [], 0
+    for kept in keeps:  # and what stands behind a video's windows is none
+        of_token += [*(start + kept.flatten().nonzero().flatten()).tolist(), *[-1] * row.behind]
+        start += kept.numel()
+    sizes = [tuple(kept.shape) for kept in keeps]
+    loss = slow_loss(torch.cat(tokens), torch.cat(gradient), scores, keep, torch.tensor(of_token), sizes)
+    loss.backward()
+
+    taught = row.pruned(**off, relevance_weight=1.0).train()
+    found = taught(**inputs, labels=labels)
+    assert torch.equal(found.logits, out.logits)
+    found.loss.backward()
+    sums = dict(zip(SUMS, found.relevance.sums.tolist(), strict=True))
+    assert sums["loss"] / sums["count"] == pytest.approx(loss.item(), rel=1e-3)
+    expected = dict(plain_model.named_parameters())
+    for name, p in taught.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, expected[name].grad, rtol=2e-3, atol=1e-5, msg=name)
+
+
+@hosts
 def test_both_losses_teach_the_scorer_and_checkpoints_change_nothing(row: Row):
     inputs = row.batch()
     labels, grads, losses = labels_of(row, inputs), [], []
@@ -366,7 +403,7 @@ def test_plain_folders_and_saved_ones_load(row: Row, tmp_path):
     model.stts = model.stts.replace(prune_ratio=0.5)
     model.save_pretrained(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert saved["architectures"] == [type(theirs).__name__]
+    assert saved["architectures"] == [(cls if cls.host_type.served else type(theirs)).__name__]
     names = [tensors(tmp_path / folder) for folder in ("saved", "plain")]
     assert names[0] > names[1]
     assert len(added := names[0] - names[1]) == 14

@@ -32,7 +32,7 @@ from stts.train.compiled import compile_layers
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard, units
+from stts.train.parallel import units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
@@ -374,8 +374,6 @@ def test_what_cannot_be_is_refused(folder, clips, tmp_path):
     model, processor, dataset = start(folder, clips)
     with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
         train(model, processor, dataset, config(max_tokens=100), tmp_path)
-    with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
-        shard(model, torch.device("cpu"), 1, False)
 
 
 # --- what is drawn, counted and checked

@@ -19,8 +19,8 @@ from ...data.feed.collator import Collator
 from ...data.processors.base import Processor
 from ...data.video.config import VideoConfig
 from ...hosts import flops_any, flops_qwen3_vl
+from ...hosts.encoding import clips_of
 from ...hosts.flops import FRAME_MARKERS, multiply_adds
-from ...hosts.model import clips_of
 from ..plan import EvalRun
 from ..reading import read_clip, seen_evidence
 from ..records import write_json
