@@ -78,6 +78,10 @@ class LlavaOnevision(Host):
     def windows_of(self, frames: int, windows: int) -> Tensor:
         return F.pad(super().windows_of(frames, windows), (0, 1), value=-1)
 
+    def still(self) -> dict[str, Tensor]:
+        side = self.vision.config.image_size
+        return {"pixel_values_videos": torch.zeros(1, 1, 3, side, side)}
+
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         pixels = inputs["pixel_values_videos"]
         whole = pixels if pixels.ndim == 5 else pixels[None]

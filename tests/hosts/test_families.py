@@ -25,7 +25,7 @@ from stts.hosts.load import load_model, load_processor
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard
+from stts.train.parallel import units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
@@ -155,12 +155,34 @@ def test_adapters_lie_in_the_llm_and_merge(folders, clips, tmp_path, family):
 
 
 @families
+def test_where_weights_are_sharded_a_text_runs_what_a_video_runs(folders, family):
+    """So that all processes gather the same weights in the same order."""
+    model, processor = load_model(ModelSpec(str(folders(family))), STTSConfig(prune_ratio=0.5))
+    model.train()
+    text, video = (without_ids(batch_of(processor, clip)) for clip in (None, clip_of()))
+    wanted = model(**text).loss.item()
+    model.lockstep = True
+    names, seen = {module: name for name, module in model.named_modules()}, []
+    parts = [part for unit in units(model) for part in (unit if isinstance(unit, list) else [unit])]
+    hooks = [part.register_forward_pre_hook(lambda module, *_: seen.append(names[module])) for part in parts]
+    model(**video)
+    ran = list(seen)
+    seen.clear()
+    found = model(**text).loss
+    assert seen == ran
+    assert len(set(seen)) > 10
+    for hook in hooks:
+        hook.remove()
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    found.backward()
+    assert all(p.grad is not None for p in model.host.scorer.parameters())
+
+
+@families
 def test_what_cannot_be_is_refused_by_name(folders, clips, tmp_path, family):
     model, processor, dataset = start(folders(family), clips)
     with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
         train(model, processor, dataset, config(max_tokens=100), tmp_path)
-    with pytest.raises(ValueError, match=f"{type(model).base.__name__} cannot be sharded yet"):
-        shard(model, torch.device("cpu"), 1, False)
     spec = ModelSpec(str(folders(family)), max_pixels=2000)
     if TINY[family].frames:
         assert load_processor(spec, STTSConfig()).frames.max_pixels == 2000
