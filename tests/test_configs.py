@@ -93,7 +93,7 @@ def test_models_have_names_paths_and_rates_of_their_own():
         "smolvlm2_2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         "video_llama_3_2b": "lkhl/VideoLLaMA3-2B-Image-HF",
         "tiny": None,  # the weights of the package
-        "tiny_qwen3_vl": None,  # random weights, made when they are asked for
+        "tiny_qwen3_vl": None,
     }
     assert all(run.model.name == name for name, run in runs.items())
     assert runs["tiny"].train.lr == LearningRates()

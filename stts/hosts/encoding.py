@@ -43,12 +43,16 @@ class Encoded:
     """What the LLM's gradient at the features teaches the scorer in training."""
 
 
-def clips_of(host: Host, inputs: dict[str, Any], layout: BatchLayout | None) -> Clips:
-    """The sizes of the videos, from the host's memory where it has them."""
-    if not are_known(host, layout):
-        return host.clips(inputs)
-    grids = layout.grids or (host.frame_grid,) * len(layout.frames_per_video)
-    return Clips(layout.frames_per_video, grids, host.unit)
+def clips_of(
+    host: Host, inputs: dict[str, Any], layout: BatchLayout | None, visual: VisualTokens | None = None
+) -> Clips:
+    """The sizes of the videos, from the host's memory where it has them. visual: videos encoded before."""
+    grids = () if layout is None else layout.grids
+    if not grids and layout is not None and visual is not None:
+        grids = visual.grids
+    if not grids and are_known(host, layout):
+        grids = (host.frame_grid,) * len(layout.frames_per_video)
+    return Clips(layout.frames_per_video, grids, host.unit) if grids else host.clips(inputs)
 
 
 def are_known(host: Host, layout: BatchLayout | None) -> bool:

@@ -64,7 +64,7 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     ours = is_ours(host, batch, inputs)
     if batch.visual is None and (inputs.get(host.keys[0]) is None or not (ratio or ours)):
         return None
-    clips = clips_of(host, inputs, batch.layout)
+    clips = clips_of(host, inputs, batch.layout, batch.visual)
     drops = clips.drops(ratio)
     if batch.visual is None and not any(drops) and not (ours or (model.lockstep and ratio)):
         return None
