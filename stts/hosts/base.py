@@ -23,7 +23,7 @@ from ..pruning.memory import Clips
 from ..pruning.scorer import STTSScorer
 from ..pruning.windows import Grid
 
-__all__ = ["Clips", "Host", "as_rows"]
+__all__ = ["Clips", "Host", "as_rows", "in_placeholder_order"]
 
 
 class Host:
@@ -258,3 +258,17 @@ def as_rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([part.flatten(0, -2) for part in features])
+
+
+def in_placeholder_order(videos: Tensor, images: Tensor, placeholder: Tensor, of_video: Tensor) -> Tensor:
+    """Visual features in the order of their placeholders, row by row.
+
+    videos: (K, D), images: (I, D), each in order; placeholder: (B, L) bool, K + I of them True; of_video: (B, L)
+    bool, True at the K of videos. Returns (K + I, D).
+    """
+    visual = torch.cat([videos, images.to(videos)])
+    of_image = (placeholder & ~of_video).flatten()
+    of_video = of_video.flatten()
+    row = torch.where(of_video, of_video.cumsum(0) - 1, len(videos) + of_image.cumsum(0) - 1)  # (B * L,)
+    places = placeholder.flatten().logical_not().byte().argsort(stable=True)[: len(visual)]
+    return visual[row[places]]

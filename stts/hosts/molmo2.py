@@ -21,7 +21,7 @@ from ..data.video.pixels import normalize
 from ..pruning.attention import install
 from ..pruning.blocks import Pass, active_pass
 from ..pruning.windows import Grid, window_grid, window_index
-from .base import Clips, Host
+from .base import Clips, Host, in_placeholder_order
 from .classes import pruning
 from .sizes import POOL_WIDTH
 from .vision import VisionHost
@@ -180,20 +180,6 @@ def patch_grid(config: Any) -> Grid:
     """Rows and columns of patches of a frame, by a vision config."""
     height, width = config.image_size
     return height // config.patch_size, width // config.patch_size
-
-
-def in_placeholder_order(videos: Tensor, images: Tensor, placeholder: Tensor, of_video: Tensor) -> Tensor:
-    """Visual features in the order of their placeholders, row by row.
-
-    videos: (K, D), images: (I, D), each in order; placeholder: (B, L) bool, K + I of them True; of_video: (B, L)
-    bool, True at the K of videos. Returns (K + I, D).
-    """
-    visual = torch.cat([videos, images.to(videos)])
-    of_image = (placeholder & ~of_video).flatten()
-    of_video = of_video.flatten()
-    row = torch.where(of_video, of_video.cumsum(0) - 1, len(videos) + of_image.cumsum(0) - 1)  # (B * L,)
-    places = placeholder.flatten().logical_not().byte().argsort(stable=True)[: len(visual)]
-    return visual[row[places]]
 
 
 STTSMolmo2ForConditionalGeneration = pruning(Molmo2ForConditionalGeneration, Molmo2)

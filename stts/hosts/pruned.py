@@ -173,7 +173,7 @@ class PrunedModel:
 def become(model: nn.Module, cls: type) -> None:
     """Make a model an instance of another class, also for those who remember its class or its forward."""
     model.__class__ = cls
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+    _CAN_RECORD_REGISTRY[model] = getattr(model, "_can_record_outputs", {})
     if "_old_forward" in vars(model):  # accelerate's, of a model spread over devices
         model._old_forward = MethodType(cls.forward, model)
 

@@ -26,7 +26,7 @@ from stts.hosts.load import load_model, load_processor
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard
+from stts.train.parallel import units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
@@ -153,6 +153,30 @@ def test_adapters_lie_in_the_llm_and_merge(folders, clips, tmp_path, family):
     with torch.no_grad():
         found, wanted = merged(**batch).logits, model.eval()(**batch).logits
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+@families
+def test_where_weights_are_sharded_a_text_runs_what_a_video_runs(folders, family):
+    """So that all processes gather the same weights in the same order."""
+    model, processor = load_model(ModelSpec(str(folders(family))), STTSConfig(prune_ratio=0.5))
+    model.train()
+    text, video = (without_ids(batch_of(processor, clip)) for clip in (None, clip_of()))
+    wanted = model(**text).loss.item()
+    model.lockstep = True
+    names, seen = {module: name for name, module in model.named_modules()}, []
+    parts = [part for unit in units(model) for part in (unit if isinstance(unit, list) else [unit])]
+    hooks = [part.register_forward_pre_hook(lambda module, *_: seen.append(names[module])) for part in parts]
+    model(**video)
+    ran = list(seen)
+    seen.clear()
+    found = model(**text).loss
+    assert seen == ran
+    assert len(set(seen)) > 10
+    for hook in hooks:
+        hook.remove()
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    found.backward()
+    assert all(p.grad is not None for p in model.host.scorer.parameters())
 
 
 @families
