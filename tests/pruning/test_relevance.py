@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from stts import STTSConfig
+from stts.hosts.folders import as_trained
 from stts.pruning.policies import View, choose, with_novelty
 from stts.pruning.relevance import SUMS, teach
 from stts.pruning.scorer import STTSScorer
@@ -143,6 +145,18 @@ def test_the_ranking_joins_score_and_novelty():
             expected = (0.2 + scores[frame, window].item()) / 1.2 * new**1.5
             assert found[frame, window].item() == pytest.approx(expected, abs=1e-5)
     assert not found.requires_grad
+
+
+def test_a_trained_model_brings_its_ranking_along(tmp_path):
+    trained = STTSConfig(novelty_power=2.0, score_floor=0.1, relevance_weight=1.0)
+    (tmp_path / "config.json").write_text(json.dumps({"stts": trained.to_dict()}))
+    asked = as_trained(STTSConfig(prune_ratio=0.8), tmp_path)
+    assert (asked.novelty_power, asked.score_floor, asked.prune_ratio) == (2.0, 0.1, 0.8)
+    with pytest.raises(ValueError, match=r"novelty_power is 1\.0, but the model .* was trained with 2\.0"):
+        as_trained(STTSConfig(novelty_power=1.0), tmp_path)
+    older = trained.to_dict()
+    del older["novelty_power"], older["score_floor"], older["relevance_weight"]
+    assert STTSConfig.from_dict(older) == STTSConfig()  # what earlier versions saved ranks as it did
 
 
 def test_a_relevant_copy_goes_before_what_is_new_and_without_the_switch_it_stays(monkeypatch):
