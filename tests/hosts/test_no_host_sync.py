@@ -19,7 +19,7 @@ DROPPING = [
     policy for policy in POLICIES if policy != "none"
 ]  # without pruning transformers' own forward runs
 
-TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0}
+TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0, "novelty_since": 0.3}
 """What the task teaches must not be waited for, either; only the scorer heeds it."""
 
 
