@@ -1,5 +1,4 @@
-"""python benchmarks/relevance_targets.py preset=relevance_ablation: other ways to make a target of the LLM's
-gradient.
+"""python benchmarks/relevance_targets.py preset=relevance_ablation: other targets made of the LLM's gradient.
 
 The recommended recipe (arm "size") with the target changed, asked as accuracy.py does, in one process. Results are
 written as relevance_targets.json into output_dir.
