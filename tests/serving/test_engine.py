@@ -103,10 +103,28 @@ def test_questions_without_a_video_are_answered(serving, original):
     assert list(out.outputs[0].token_ids) == tokens.tolist()
 
 
+def test_the_loader_reads_what_read_video_does_and_refuses_settings_it_does_not_know(tmp_path):
+    from stts.data import read_video, write_video
+    from stts.serving.vllm.loader import ReadVideo
+
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "clip.mp4", pixels, fps=8)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    frames, metadata = ReadVideo.load_bytes(data, num_frames=6, fps=1.5, size=72)
+    clip = read_video(tmp_path / "clip.mp4", 6, 1.5, size=72)
+    assert (frames == clip.frames).all()
+    assert metadata["timestamps"] == clip.timestamps.tolist()
+    assert not metadata["do_sample_frames"]
+    with pytest.raises(ValueError, match="'every', known: num_frames"):
+        ReadVideo.load_bytes(data, every=2)
+    with pytest.raises(ValueError, match=r"^the video: is empty"):
+        ReadVideo.load_bytes(b"")
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ("too long", ["400 frames", "one piece of at most 4,096", "num_frames"]),
+        ("too long", ["400 frames", "one piece of at most 4,096", "fewer frames"]),
         ("no times", ["timestamps"]),
         ("special token", ["'<im_patch>'", "remove it from the text"]),
         ("two videos", ["2 videos", "one"]),

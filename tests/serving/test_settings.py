@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM, in a virtual environment of its own: make test-serving")
 
-from vllm.config import VllmConfig
+from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from stts.serving import vllm as plugin
-from stts.serving.vllm.settings import settings_of
+from stts.serving.vllm.settings import only_flex_attention, settings_of
 from tests.helpers.served import make_served
 
 
@@ -73,6 +74,22 @@ def test_what_is_not_served_is_refused_by_name(folder, options, parts):
     with pytest.raises(ValueError) as raised:  # noqa: PT011  the parts say which
         config(folder, **options)
     assert all(part in str(raised.value) for part in parts), raised.value
+
+
+def test_gpus_get_the_backend_whose_mask_can_be_ours(folder):
+    """Called as on a GPU, where it has not run."""
+    made = config(folder)
+    for mode in (None, CUDAGraphMode.FULL_AND_PIECEWISE):
+        made.compilation_config.cudagraph_mode = mode
+        only_flex_attention(made)
+        assert made.attention_config.backend is AttentionBackendEnum.FLEX_ATTENTION
+        assert made.compilation_config.cudagraph_mode is CUDAGraphMode.PIECEWISE
+    made.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
+    only_flex_attention(made)
+    assert made.compilation_config.cudagraph_mode is CUDAGraphMode.NONE
+    made.attention_config.backend = AttentionBackendEnum.FLASH_ATTN
+    with pytest.raises(ValueError, match="FLASH_ATTN, must be FLEX_ATTENTION"):
+        only_flex_attention(made)
 
 
 def test_under_another_version_the_plug_in_says_so_and_leaves_vllm_alone(monkeypatch, caplog):

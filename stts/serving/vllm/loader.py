@@ -10,11 +10,12 @@ from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
 from ...data.video.containers import VideoError
 from ...data.video.read import read_video
+from ..prompts import FPS
 
 BACKEND = "stts"
 """Its name in --media-io-kwargs, where ServedMolmo2 puts it."""
-FRAMES, FPS = 128, 2.0
-"""At most so many frames of a video, and so many a second, where neither server nor request says."""
+FRAMES = 128
+"""At most so many frames of a video, where neither server nor request says."""
 
 
 @VIDEO_LOADER_REGISTRY.register(BACKEND)

@@ -29,10 +29,10 @@ from ..layout import (
     read_columns,
     with_columns,
 )
+from ..vision import VisionSide
 from .attention import see_each_other
 from .processing import Dummy, Info, Processor
 from .settings import settings_of
-from .vision import VisionSide
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummy)

@@ -18,14 +18,11 @@ from vllm.multimodal.processing import (
 )
 from vllm.multimodal.processing.dummy_inputs import BaseDummyInputsBuilder
 
-from ...data.processors.molmo2 import MULTIMODAL_TOKENS, VIDEO_TOKEN, VideoProcessor
+from ...data.processors.molmo2 import VIDEO_TOKEN, VideoProcessor
 from ...data.video.read import Clip
 from ...hosts.sizes import POOL_WIDTH
-from ...pruning.config import STTSConfig
-from ...pruning.selection import num_dropped
-from ...pruning.windows import window_grid
-from ..layout import MOST_TOKENS
-from .loader import FPS, FRAMES
+from ..prompts import PromptSizes, even_times
+from .loader import FRAMES
 from .settings import settings_of
 
 TEXT_TOKENS = 64
@@ -36,26 +33,14 @@ class Info(BaseProcessingInfo):
     """Sizes, known before any video is encoded."""
 
     @cached_property
-    def stts(self) -> STTSConfig:
-        return settings_of(self.ctx.model_config)
-
-    @cached_property
-    def processor(self) -> VideoProcessor:
-        return VideoProcessor.from_pretrained(self.model_id, pool_width=POOL_WIDTH)
-
-    @cached_property
-    def num_windows(self) -> int:
-        """Of a frame."""
-        rows, cols = window_grid(self.processor.grid, POOL_WIDTH)
-        return rows * cols
-
-    @cached_property
-    def marker_ids(self) -> list[int]:
-        """Tokens that see each other in both directions."""
-        return self.processor.tokenizer.convert_tokens_to_ids(list(MULTIMODAL_TOKENS))
+    def sizes(self) -> PromptSizes:
+        processor = VideoProcessor.from_pretrained(self.model_id, pool_width=POOL_WIDTH)
+        return PromptSizes(
+            processor, settings_of(self.ctx.model_config), self.get_hf_config().most_video_tokens
+        )
 
     def get_hf_processor(self, **kwargs: object) -> VideoProcessor:
-        return self.processor
+        return self.sizes.processor
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
         return {}
@@ -75,41 +60,13 @@ class Info(BaseProcessingInfo):
     def get_data_parser(self) -> MultiModalDataParser:
         return MultiModalDataParser(video_needs_metadata=True)
 
-    def stretch(self, times: Sequence[float]) -> list[int]:
-        """Tokens of a whole video with frames at these seconds, nothing dropped."""
-        text = self.processor.video_string(times)
-        return self.processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def dropped(self, frames: int) -> int:
-        """Windows that a video of so many frames loses."""
-        return num_dropped(frames, self.num_windows, self.stts.prune_ratio)
-
-    def kept(self, times: Sequence[float]) -> int:
-        """Tokens of a video that survive. Raises ValueError where they are more than a prompt may bring at once."""
-        total, dropped = len(self.stretch(times)), self.dropped(len(times))
-        most = self.get_hf_config().most_video_tokens
-        if total > MOST_TOKENS or total - dropped > most:
-            raise ValueError(
-                f"the video has {len(times)} frames, {total:,} tokens, {total - dropped:,} after pruning, and must "
-                f"go into the LLM in one piece of at most {most:,} (the least of --max-num-batched-tokens and "
-                f"--max-model-len; {MOST_TOKENS:,} before pruning): take fewer frames (num_frames in "
-                "media_io_kwargs) or drop more"
-            )
-        return total - dropped
-
     def max_frames(self, seq_len: int) -> int:
         """Frames of the longest video that a prompt of seq_len tokens can have, no more than the server takes."""
         taken = self.ctx.get_mm_config().media_io_kwargs["video"].get("num_frames", FRAMES)
-        low, high = 1, max(taken, 1)
-        while low < high:
-            frames = (low + high + 1) // 2
-            fits = len(self.stretch(even_times(frames))) - self.dropped(frames) + TEXT_TOKENS <= seq_len
-            low, high = (frames, high) if fits else (low, frames - 1)
-        return low
+        return self.sizes.most_frames(seq_len - TEXT_TOKENS, taken)
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        frames = self.max_frames(min(seq_len, self.get_hf_config().most_video_tokens))
-        return {"video": len(self.stretch(even_times(frames))) - self.dropped(frames)}
+        return {"video": self.sizes.kept(even_times(self.max_frames(seq_len)))}
 
 
 class Dummy(BaseDummyInputsBuilder[Info]):
@@ -121,8 +78,7 @@ class Dummy(BaseDummyInputsBuilder[Info]):
     def get_dummy_mm_data(
         self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Mapping[str, object]
     ) -> dict:
-        frames = self.info.max_frames(min(seq_len, self.info.get_hf_config().most_video_tokens))
-        side = self.info.processor.image_size
+        frames, side = self.info.max_frames(seq_len), self.info.sizes.processor.image_size
         video = np.zeros((frames, side, side, 3), np.uint8)
         metadata = {"timestamps": even_times(frames), "do_sample_frames": False}
         return {"video": [(video, metadata)] * mm_counts.get("video", 0)}
@@ -132,23 +88,16 @@ class Processor(BaseMultiModalProcessor[Info]):
     """Videos as PooledVideos has them, and of each the tokens of its whole stretch, and which are visual."""
 
     def _postprocess_prompt(self, prompt: list[int]) -> list[int]:
-        """The prompt with its first token in front. Raises ValueError for special tokens that only a video brings."""
-        processor = self.info.processor
-        if found := set(prompt) & set(self.info.marker_ids):
-            token = processor.tokenizer.convert_ids_to_tokens(min(found))
-            raise ValueError(f"the prompt contains the special token {token!r}: remove it from the text")
-        first = processor.tokenizer.convert_tokens_to_ids(processor.bos_token)
-        return prompt if prompt and prompt[0] == first else [first, *prompt]
+        return self.info.sizes.begun(prompt)
 
     def _apply_hf_processor_main(self, mm_items, hf_kwargs: Mapping[str, object]) -> BatchFeature:
         videos = [mm_items["video"][i] for i in range(mm_items.get_count("video", strict=False))]
         if not videos:
             return BatchFeature()
-        info = self.info
+        sizes = self.info.sizes
         clips = [Clip(np.asarray(frames), np.asarray(seconds(metadata))) for frames, metadata in videos]
-        examples = [info.processor.video_tensors(clip) for clip in clips]
-        ids = [torch.tensor(info.stretch(clip.timestamps.tolist())) for clip in clips]
-        visual = [torch.isin(x, torch.tensor(info.marker_ids)) for x in ids]
+        examples = [sizes.processor.video_tensors(clip) for clip in clips]
+        ids, visual = zip(*(sizes.stretch(clip.timestamps.tolist()) for clip in clips), strict=True)
         return BatchFeature(
             {
                 "pixel_values_videos": torch.cat([x["pixel_values_videos"] for x in examples]),
@@ -174,15 +123,13 @@ class Processor(BaseMultiModalProcessor[Info]):
     def _get_prompt_updates(
         self, mm_items, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs
     ) -> Sequence[PromptReplacement]:
-        tokenizer = self.info.processor.tokenizer
-        placeholder = tokenizer.convert_tokens_to_ids("<im_patch>")
+        sizes = self.info.sizes
 
         def replacement(item: int) -> PromptUpdateDetails:
             _, metadata = mm_items["video"][item]
-            return PromptUpdateDetails.from_seq([placeholder] * self.info.kept(seconds(metadata)))
+            return PromptUpdateDetails.from_seq([sizes.window_id] * sizes.kept(seconds(metadata)))
 
-        target = [tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)]
-        return [PromptReplacement(modality="video", target=target, replacement=replacement)]
+        return [PromptReplacement(modality="video", target=[sizes.video_id], replacement=replacement)]
 
 
 def seconds(metadata: Mapping[str, object]) -> list[float]:
@@ -196,7 +143,3 @@ def seconds(metadata: Mapping[str, object]) -> list[float]:
             "a video of frames needs timestamps in its metadata, seconds, or fps and frames_indices"
         )
     return [number / fps for number in metadata["frames_indices"]]
-
-
-def even_times(frames: int) -> list[float]:
-    return [number / FPS for number in range(frames)]

@@ -11,7 +11,8 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
 from ...pruning.config import STTSConfig
-from .loader import BACKEND, FPS, FRAMES
+from ..prompts import FPS
+from .loader import BACKEND, FRAMES
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -90,14 +91,14 @@ class ServedMolmo2(VerifyAndUpdateConfig):
         scheduler = vllm_config.scheduler_config
         scheduler.disable_chunked_mm_input = True  # a video's tokens look at each other: all in one piece
         if current_platform.is_cpu():
-            _whole_prompts(vllm_config)
+            only_whole_prompts(vllm_config)
         else:
-            _flex_attention(vllm_config)
+            only_flex_attention(vllm_config)
         longest = min(scheduler.max_num_batched_tokens, vllm_config.model_config.max_model_len)
         vllm_config.model_config.hf_config.most_video_tokens = longest
 
 
-def _whole_prompts(vllm_config: VllmConfig) -> None:
+def only_whole_prompts(vllm_config: VllmConfig) -> None:
     """attention.OnCPU needs prompts with a video in one piece: no chunks, no prefix found in the cache."""
     scheduler, cache = vllm_config.scheduler_config, vllm_config.cache_config
     length = vllm_config.model_config.max_model_len
@@ -117,7 +118,7 @@ def _whole_prompts(vllm_config: VllmConfig) -> None:
     scheduler.encoder_cache_size = IN_FLIGHT * scheduler.max_num_batched_tokens
 
 
-def _flex_attention(vllm_config: VllmConfig) -> None:
+def only_flex_attention(vllm_config: VllmConfig) -> None:
     """The one backend on GPUs whose mask can be ours. Attention stays outside of CUDA graphs. Not run."""
     from vllm.config import CUDAGraphMode
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
@@ -128,6 +129,5 @@ def _flex_attention(vllm_config: VllmConfig) -> None:
             f"--attention-backend is {chosen.name}, must be FLEX_ATTENTION: others cannot hold Molmo2's mask"
         )
     vllm_config.attention_config.backend = AttentionBackendEnum.FLEX_ATTENTION
-    mode = vllm_config.compilation_config.cudagraph_mode
-    if mode not in (None, CUDAGraphMode.NONE):
+    if vllm_config.compilation_config.cudagraph_mode is not CUDAGraphMode.NONE:
         vllm_config.compilation_config.cudagraph_mode = CUDAGraphMode.PIECEWISE

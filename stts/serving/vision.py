@@ -1,4 +1,4 @@
-"""The vision side of a served model: our own pruning model without its LLM, which is vLLM's."""
+"""The vision side of a served model: our own pruning model without its LLM, which is the engine's."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from ...hosts.families import FAMILIES
-from ...hosts.sizes import POOL_WIDTH
-from ...pruning.config import STTSConfig
-from ...pruning.selection import num_dropped
-from ...pruning.windows import Grid, window_grid, window_index
-from ..layout import videos_at_once
+from ..hosts.families import FAMILIES
+from ..hosts.sizes import POOL_WIDTH
+from ..pruning.config import STTSConfig
+from ..pruning.selection import num_dropped
+from ..pruning.windows import Grid, window_grid, window_index
+from .layout import videos_at_once
 
 FRAMES_AT_ONCE = 256
-"""Of several videos in one pass through the ViT: a bound on memory, which vLLM's profiling does not know of."""
+"""Of several videos in one pass through the ViT: a bound on memory, which an engine does not know of."""
 LLM = ("model.language_model", "lm_head")
 
 
