@@ -26,7 +26,7 @@ from stts.hosts.load import load_model, load_processor
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import units
+from stts.train.parallel import shard, units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch

@@ -25,7 +25,7 @@ DROPPING = [
 
 ROW = rows()[0]
 """Qwen3-VL."""
-TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0}
+TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0, "novelty_since": 0.3}
 """What the task teaches must not be waited for, either; only the scorer heeds it."""
 
 
