@@ -2,7 +2,7 @@
 
 The settings were fixed before any training, from what the training-free temporal policy finds (docs/evidence.md),
 and stay fixed. Each cell changes one thing about the plain clips, `crowded` four. `decoys` and `passers` came
-later, for what novelty alone gets wrong. """
+later, for what novelty alone gets wrong."""
 
 from __future__ import annotations
 
