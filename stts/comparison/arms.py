@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..data import VideoQADataset
 from ..data.load import DataPaths
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.processors.base import Processor
 from ..data.video.config import VideoConfig
 from ..eval.config import EvalConfig
 from ..eval.records import write_json
@@ -28,7 +28,7 @@ from ..eval.runner import evaluate
 from ..eval.tasks.question import Question
 from ..files.jsonl import read_jsonl
 from ..hosts.folders import ModelSpec, find_folder
-from ..hosts.load import default_device, load_model
+from ..hosts.load import default_device, load_model, load_processor
 from ..pruning.config import STTSConfig
 from ..rules import at_least, check_rules, without_gone
 from ..train.config import LearningRates, TrainConfig
@@ -124,7 +124,7 @@ def run_arm(
 
 def fine_tune(
     arm: Arm, recipe: Recipe, spec: ModelSpec, data: DataPaths, folder: Path
-) -> tuple[nn.Module, VideoProcessor]:
+) -> tuple[nn.Module, Processor]:
     """The base model fine-tuned under one arm's settings; a finished run is loaded, not repeated."""
     torch.manual_seed(arm.seed)
     if recipe.steps == 0:
@@ -140,7 +140,9 @@ def fine_tune(
         ramp_steps=recipe.ramp_steps,
         seed=arm.seed,
     )
-    train(model, processor, training_examples(data, find_folder(spec), recipe.frames), settings, folder)
+    bounds = spec.min_pixels, spec.max_pixels
+    examples = training_examples(data, find_folder(spec), recipe.frames, *bounds)
+    train(model, processor, examples, settings, folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     return load_model(spec, arm.stts, folder / "model")
 
@@ -149,7 +151,7 @@ def judge(
     arm: Arm,
     recipe: Recipe,
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     questions: Sequence[Question],
     folder: Path,
 ) -> dict[str, Any]:
@@ -166,9 +168,12 @@ def median_seconds(metrics: Path) -> float:
 
 
 @cache
-def training_examples(data: DataPaths, model: Path, frames: int) -> Dataset:
+def training_examples(
+    data: DataPaths, model: Path, frames: int, min_pixels: int | None = None, max_pixels: int | None = None
+) -> Dataset:
     """The training clips as the model in a folder takes them; kept, since they are the same for every arm."""
-    return InMemory(VideoQADataset(data.train, data.root, VideoProcessor.from_pretrained(model), frames))
+    spec = ModelSpec(str(model), min_pixels=min_pixels, max_pixels=max_pixels)
+    return InMemory(VideoQADataset(data.train, data.root, load_processor(spec, STTSConfig()), frames))
 
 
 class InMemory(Dataset):

@@ -14,7 +14,7 @@ import torch
 from transformers import Molmo2Config
 
 from ..files.shards import Shapes
-from ..hosts.molmo2 import STTSMolmo2ForConditionalGeneration
+from ..hosts.molmo2 import Molmo2, STTSMolmo2ForConditionalGeneration
 from ..pruning.scorer import PUBLISHED_NAMES
 from .tensors import Weights
 
@@ -57,17 +57,18 @@ _ADAPTER = {
     "image_projector.up_proj": "image_projector.w3",
 }
 _SCORER = {ours: theirs for theirs, ours in PUBLISHED_NAMES.items()}
+_VISION = re.escape(Molmo2.vision_at)
 _PARTS = (  # in memory, published, the modules within; the first that matches counts
     (r"lm_head\.", "transformer.ff_out.", {}),
     (r"model\.language_model\.norm\.", "transformer.ln_f.", {}),
-    (r"model\.language_model\.layers\.(\d+)\.", r"transformer.blocks.\1.", _LLM_BLOCK),
+    (rf"{re.escape(Molmo2.layers_at)}\.(\d+)\.", r"transformer.blocks.\1.", _LLM_BLOCK),
     (
-        r"model\.vision_tower\.layers\.(\d+)\.",
+        rf"{_VISION}\.{Molmo2.blocks_at}\.(\d+)\.",
         r"vision_backbone.image_vit.transformer.resblocks.\1.",
         _VIT_BLOCK,
     ),
-    (r"model\.vision_tower\.scorer\.", SCORER, _SCORER),
-    (r"model\.vision_tower\.", "vision_backbone.image_vit.", {}),
+    (rf"{_VISION}\.scorer\.", SCORER, _SCORER),
+    (rf"{_VISION}\.", "vision_backbone.image_vit.", {}),
     (r"model\.multi_modal_projector\.", "vision_backbone.", _ADAPTER),
 )
 

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from ..data.feed.collator import Collator
 from ..data.processors.base import Example, Processor
 from ..data.synthetic.questions import VALUES
-from ..data.video.pixels import normalize
 from ..hosts.base import Clips
 from ..hosts.classes import host_of
 from ..pruning.visual_tokens import VisualTokens
@@ -199,7 +198,7 @@ class StageRun:
         clips, pixels = self.host.clips(batch), self.host.keys[0]
         batch = {name: x.to(self.device) for name, x in batch.items()}
         with self._autocast():
-            features, extra = self.host.encode(batch | {pixels: normalize(batch[pixels])}, clips)
+            features, extra = self.host.encode(batch | {pixels: self.host.floats(batch[pixels])}, clips)
         extra = {name: [x.float() for x in parts] for name, parts in extra.items()}
         return VisualTokens(features.float(), torch.ones(len(features), 1, dtype=torch.bool), extra=extra)
 

@@ -51,14 +51,22 @@ class Host:
     """The key of the features in transformers' mm_encoder_outputs: "image" where frames are images to the model."""
     keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     """Arguments of forward that belong to the videos; the first one holds their pixels."""
+    adapter_before_pooling: ClassVar[bool] = False
+    """Whether the adapter's layers run on patches, which are pooled behind it."""
     mrope: ClassVar[bool] = False
     """Whether positions of LLM tokens have three planes: time, height, width."""
+    both_ways: ClassVar[bool] = False
+    """Whether visual tokens, those of mm_token_type_ids 1, see each other in both directions."""
+    images_beside: ClassVar[bool] = True
+    """Whether the class itself takes images and videos in one batch."""
+    frame_grid: Grid | None = None
+    """Rows and columns of patches of every frame, where all frames have one size."""
+    collects: Sequence[int] = ()
+    """Zero-based blocks whose outputs `encode` reads off the pass that is active (pruning.blocks.active_pass)."""
 
     served: ClassVar[bool] = False
     """Whether stts.serving knows the pruning class: a saved folder's config.json then says its name, by which engines
     find it, and not the transformers class's, under which they would serve it unpruned."""
-    written: ClassVar[type[nn.Module] | None] = None
-    """The pruning class of this host, where one is written by hand."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -142,6 +150,10 @@ class Host:
         """(B, L) bool, True at the placeholders of videos."""
         return input_ids == self.token_id
 
+    def check_images(self, input_ids: Tensor, of_video: Tensor, inputs: dict[str, Any]) -> None:
+        """Raises ValueError for images beside videos that do not fit their placeholders, where the class itself
+        would not notice. of_video: (B, L) bool, what `placeholders` gave."""
+
     def output(self, rows: Sequence[Tensor], extra: dict[str, list[list[Tensor]]]) -> ModelOutput:
         """Features of the kept tokens, batch row by batch row, as the host's forward takes them encoded."""
         return BaseModelOutputWithPooling(pooler_output=tuple(rows), **extra)
@@ -164,6 +176,25 @@ class Host:
         names = {name for name in inputs if name.startswith(begins)} - set(self.keys)
         images = {name: inputs.pop(name) for name in sorted(names)}
         return {"image": self.model.base_model.get_image_features(**images, return_dict=True)}
+
+    def in_order(
+        self, features: Tensor, images: dict[str, ModelOutput], input_ids: Tensor
+    ) -> tuple[Tensor, dict[str, ModelOutput]]:
+        """Where a video's placeholder is an image's, too: features of both in the order of their placeholders, and
+        what is left of images. features: (K, D), of videos; images: what `others` gave; input_ids: of survivors."""
+        return features, images
+
+    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor | None:
+        """The LLM's input, (B, L, D), features (K, D) in their places; None: the host's own forward puts them there.
+
+        For hosts whose own forward would wait for the device to find the places.
+        """
+        return None
+
+    def still(self) -> dict[str, Tensor]:
+        """The arguments of the smallest video, of one frame and any pixels, on the CPU: what a process without a
+        video runs where weights are sharded. Raises NotImplementedError where none is described."""
+        raise NotImplementedError
 
     # What follows from that
 

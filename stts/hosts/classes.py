@@ -23,7 +23,7 @@ from .pruned import PrunedModel, become
 from .vision import PrunedVision, VisionHost
 
 HOSTS = {
-    "Molmo2VisionModel": "vision.Molmo2Vision",
+    "Molmo2VisionModel": "molmo2.Molmo2Vision",
     "SiglipVisionModel": "vision.Siglip",
     "CLIPVisionModel": "vision.Clip",
     "Dinov2Model": "vision.Dinov2",
@@ -71,8 +71,6 @@ def pruning(cls: type[PreTrainedModel], host: type[Host] | None = None) -> type[
         raise ValueError(
             f"host is {host!r}, must be a subclass of stts.hosts.base.Host: the class, not an instance"
         )
-    if host.written is not None and host.written.base is cls:
-        return host.written
     return _pruning(cls, host)
 
 

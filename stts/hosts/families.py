@@ -46,6 +46,14 @@ def family_on_hub(hub_id: str) -> Family:
     return family_of(Path(cached_file(hub_id, "config.json")).parent)
 
 
+def _refuse_pixels(spec: ModelSpec, model: str) -> None:
+    for name in ("min_pixels", "max_pixels"):
+        if getattr(spec, name) is not None:
+            raise ValueError(
+                f"model.{name} is {getattr(spec, name)}, but {model} takes frames of one size: leave it null"
+            )
+
+
 def _molmo2_class() -> type[PreTrainedModel]:
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
@@ -61,11 +69,7 @@ def _molmo2_attention(spec: ModelSpec, device: str) -> dict[str, str]:
 def _molmo2_processor(path_or_id: str | PathLike, spec: ModelSpec, stts: STTSConfig) -> Processor:
     from ..data.processors.molmo2 import VideoProcessor
 
-    for name in ("min_pixels", "max_pixels"):
-        if getattr(spec, name) is not None:
-            raise ValueError(
-                f"model.{name} is {getattr(spec, name)}, but a Molmo2 takes frames of one size: leave it null"
-            )
+    _refuse_pixels(spec, "a Molmo2")
     return VideoProcessor.from_pretrained(path_or_id, pool_width=stts.for_windows(POOL_WIDTH).pool_width)
 
 
@@ -87,10 +91,13 @@ def _any_attention(spec: ModelSpec, device: str) -> str | None:
 
 
 def _processor(module: str, name: str) -> Callable[..., Processor]:
-    """A class of stts.data.processors that takes frames of any size."""
+    """A class of stts.data.processors, told the bounds on pixels where its frames may be of any size."""
 
     def load(path_or_id: str | PathLike, spec: ModelSpec, stts: STTSConfig) -> Processor:
         cls = getattr(import_module(f"stts.data.processors.{module}"), name)
+        if not hasattr(cls, "frames_type"):
+            _refuse_pixels(spec, f"a model of {cls.family}")
+            return cls.from_pretrained(path_or_id)
         return cls.from_pretrained(path_or_id, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
 
     return load
@@ -109,5 +116,10 @@ FAMILIES = {
     "glm4v": _family("Glm4vForConditionalGeneration", "glm4v", "Glm4vProcessor"),
     "glm46v": _family("Glm46VForConditionalGeneration", "glm4v", "Glm46VProcessor"),
     "video_llama_3": _family("VideoLlama3ForConditionalGeneration", "video_llama_3", "VideoLlama3Processor"),
+    "llava_onevision": _family("LlavaOnevisionForConditionalGeneration", "llava", "LlavaOnevisionProcessor"),
+    "llava_next_video": _family("LlavaNextVideoForConditionalGeneration", "llava", "LlavaNextVideoProcessor"),
+    "internvl": _family("InternVLForConditionalGeneration", "internvl", "InternVLProcessor"),
+    "smolvlm": _family("SmolVLMForConditionalGeneration", "smolvlm", "SmolVLMProcessor"),
+    "gemma3": _family("Gemma3ForConditionalGeneration", "gemma3", "Gemma3Processor"),
 }
 """By the model_type of config.json."""

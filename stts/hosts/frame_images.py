@@ -23,6 +23,13 @@ class FrameImages(Host):
     def token_id(self) -> int:
         return self.model.config.image_token_id
 
+    def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch's videos are pixel_values_videos whatever the model: here they are images."""
+        if "pixel_values_videos" in inputs:
+            inputs = dict(inputs)
+            inputs["pixel_values"] = inputs.pop("pixel_values_videos")
+        return super().accept(inputs)
+
     def grid(self, height: int, width: int) -> Grid:
         """Patches of a frame of so many pixels."""
         patch = self.vision.config.patch_size

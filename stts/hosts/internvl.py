@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from ..data.video.pixels import IMAGENET
 from .frame_images import FrameImages
 
 
@@ -14,3 +17,6 @@ class InternVL(FrameImages):
     @property
     def unit(self) -> int:
         return round(1 / self.model.config.downsample_ratio)
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        return IMAGENET(pixels, channels=-3)

@@ -16,6 +16,7 @@ class LlavaNextVideo(LlavaOnevision):
     """LlavaNextVideoForConditionalGeneration. What the pooling leaves over at the edge belongs to no window."""
 
     num_prefix = 1
+    adapter_before_pooling = False
     adapter_at = ("model.vision_resampler", "model.multi_modal_projector")
     windows_of, output = Host.windows_of, Host.output
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.video.pixels import CLIP
 from ..pruning.windows import Grid
 from .base import Clips, Host, as_rows
 
@@ -18,6 +19,7 @@ class LlavaOnevision(Host):
     newline, which stays, follows each video. Pixels are (V, T, 3, H, W), or (F, 3, H, W) with frames_per_video."""
 
     keys = ("pixel_values_videos", "frames_per_video")
+    adapter_before_pooling: ClassVar[bool] = True
 
     @property
     def unit(self) -> int:
@@ -37,12 +39,25 @@ class LlavaOnevision(Host):
         """LLM tokens along a frame."""
         return math.ceil(self.side / 2)
 
+    def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs, key = super().accept(inputs), self.keys[0]
+        if (
+            (pixels := inputs.get(key)) is not None
+            and pixels.ndim == 4
+            and not inputs.get("frames_per_video")
+        ):
+            return inputs | {key: pixels[None]}  # the frames of one video
+        return inputs
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        return CLIP(pixels, channels=-3)
+
     def clips(self, inputs: dict[str, Any]) -> Clips:
         pixels = inputs["pixel_values_videos"]
         if pixels.ndim == 5:
             frames = (pixels.shape[1],) * len(pixels)
         else:
-            frames = tuple(inputs.get("frames_per_video") or [len(pixels)])
+            frames = tuple(inputs["frames_per_video"])
         across = self.tokens_across * self.unit
         return Clips(frames, ((across, across),) * len(frames), self.unit)
 

@@ -18,9 +18,9 @@ from transformers import initialization as init
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from ..pruning.attention import uninstall
+from ..pruning.blocks import Blocks, to_dense
 from ..pruning.config import STTSConfig
 from ..pruning.handover import Route, carried
-from ..pruning.run import Blocks, to_dense
 from ..pruning.scorer import STTSScorer
 from ..pruning.vit import build_scorer
 from .base import Host
@@ -68,13 +68,16 @@ class PrunedModel:
     def _release(self) -> STTSScorer:
         """Undo _adopt, but for the settings; the scorer."""
         host = self.host
+        vars(self).pop("_settled", None)
         vision, scorer = host.vision, host.scorer
         del vision.scorer
         host.set_blocks(nn.ModuleList(host.blocks))
         for number, hook in list(vision._forward_hooks.items()):
             if hook is to_dense:
                 del vision._forward_hooks[number]
-        uninstall(vision.config)
+        for module in self.modules():
+            if "config" in vars(module):
+                uninstall(module.config)
         return scorer
 
     @classmethod
@@ -145,7 +148,10 @@ class PrunedModel:
     @property
     def stts(self) -> STTSConfig:
         """The active settings. Assign another at any time; the scorer itself keeps its size."""
-        return self.host.settle(STTSConfig.from_dict(self.config.stts))
+        saved, known = self.config.stts, vars(self).get("_settled")
+        if known is None or known[0] != saved:  # checked once: every step of a generation asks
+            known = self._settled = dict(saved), self.host.settle(STTSConfig.from_dict(saved))
+        return known[1]
 
     @stts.setter
     def stts(self, stts: STTSConfig) -> None:

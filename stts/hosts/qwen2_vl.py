@@ -50,15 +50,7 @@ class Qwen2VL(Qwen3VL):
 
     def known(self, clips: Clips, device: torch.device) -> dict[str, Any]:
         """What the vision model would otherwise work out from the grids, waiting for the device."""
-        thw = sizes(clips)
-        segments = get_vision_cu_seqlens(thw)  # read on the host, but by FlashAttention
-        if is_flash_attention_requested(self.vision.config):
-            segments = segments.to(device, non_blocking=True)
-        return {
-            "position_ids": get_vision_position_ids(thw, self.unit).to(device, non_blocking=True),
-            "cu_seqlens": segments,
-            "max_seqlen": max(rows * cols for rows, cols in clips.grids),
-        }
+        return known_of(clips, self.vision.config, device)
 
     def pace(self, inputs: dict[str, Any], clips: Clips) -> Tensor:
         """(V,) float32: how far a unit's position in time is from the one before."""
@@ -79,6 +71,21 @@ class Qwen2VL(Qwen3VL):
 def sizes(clips: Clips) -> Tensor:
     """(V, 3) units, rows and columns of patches of each video, on the CPU."""
     return torch.tensor([[t, *grid] for t, grid in zip(clips.frames, clips.grids, strict=True)])
+
+
+def known_of(clips: Clips, config: PreTrainedConfig, device: torch.device) -> dict[str, Any]:
+    """Positions of all patches and the segments that attend to themselves, as vision models of this kind take them.
+
+    config: of the vision model."""
+    thw = sizes(clips)
+    segments = get_vision_cu_seqlens(thw)  # read on the host, but by FlashAttention
+    if is_flash_attention_requested(config):
+        segments = segments.to(device, non_blocking=True)
+    return {
+        "position_ids": get_vision_position_ids(thw, clips.unit).to(device, non_blocking=True),
+        "cu_seqlens": segments,
+        "max_seqlen": max(rows * cols for rows, cols in clips.grids),
+    }
 
 
 def positions_of_whole_videos(

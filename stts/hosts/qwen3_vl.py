@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from typing import Any
 
@@ -94,6 +95,13 @@ class Qwen3VL(Host):
         if is_flash_attention_requested(vision.config):
             segments = segments.to(device, non_blocking=True)
         return known | {"cu_seqlens": segments, "max_seqlen": max(rows * cols for rows, cols in clips.grids)}
+
+    def still(self) -> dict[str, Tensor]:
+        size = math.prod(self.vision.patch_embed.proj.weight.shape[1:])
+        return {
+            "pixel_values_videos": torch.zeros(self.unit**2, size),
+            "video_grid_thw": torch.tensor([[1, self.unit, self.unit]]),
+        }
 
     def output(self, rows, extra):
         return BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(rows), **extra)

@@ -12,7 +12,7 @@ from .frame_images import FrameImages
 
 class SmolVLM(FrameImages):
     """SmolVLMForConditionalGeneration and Idefics3ForConditionalGeneration. Pixels are (B, T, 3, H, W), rows filled
-    up with frames of zeros; without frames_per_video the frames of a row are one video."""
+    up with frames of zeros, or (F, 3, H, W); without frames_per_video the frames of a row are one video."""
 
     vision_at = "model.vision_model"
     adapter_at = ("model.connector",)
@@ -23,6 +23,11 @@ class SmolVLM(FrameImages):
     @property
     def unit(self) -> int:
         return self.model.config.scale_factor
+
+    def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super().accept(inputs)
+        pixels = inputs.get("pixel_values")
+        return inputs if pixels is None or pixels.ndim == 5 else inputs | {"pixel_values": pixels[None]}
 
     def clips(self, inputs: dict[str, Any]) -> Clips:
         pixels = inputs["pixel_values"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..pruning.windows import Grid
 from .base import Clips, Host
+from .qwen2_vl import known_of, sizes
 from .qwen3_vl import merge_order
 
 
@@ -43,6 +45,9 @@ class VideoLlama3(Host):
                 "video_compression_mask drops tokens, which is what pruning is for: process with "
                 "use_token_compression=False"
             )
-        return super().encode(
-            {name: x for name, x in inputs.items() if name != "video_compression_mask"}, clips
-        )
+        pixels = inputs["pixel_values_videos"]
+        grids = sizes(clips)  # on the host, where the vision model reads them
+        merged = torch.full((len(grids),), self.unit)
+        known = known_of(clips, self.vision.config, pixels.device)
+        out = self.vision(pixels, grids, merged, **known)
+        return self.model.base_model.projector(out.last_hidden_state), {}

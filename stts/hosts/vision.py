@@ -1,4 +1,4 @@
-"""Bare vision models: Molmo2's, SigLIP's, CLIP's and DINOv2's, which prune the frames of videos they are given.
+"""Bare vision models: SigLIP's, CLIP's and DINOv2's, which prune the frames of videos they are given.
 
 SigLIP 2 checkpoints of fixed resolution load as SigLIP models.
 """
@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from ..data.video.pixels import normalize
 from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.packing import Packing, unpack
@@ -70,19 +68,6 @@ class VisionHost(Host):
     def floats(self, pixels: Tensor) -> Tensor:
         """Pixels as the model takes them."""
         return pixels
-
-
-class Molmo2Vision(VisionHost):
-    """Molmo2VisionModel. It takes patches, (F, N, patch pixels), uint8 or normalised."""
-
-    blocks_at = "layers"
-
-    def grid(self, pixels: Tensor) -> Grid:
-        height, width = (side // self.model.config.patch_size for side in self.model.config.image_size)
-        return height, width
-
-    def floats(self, pixels: Tensor) -> Tensor:
-        return normalize(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
 class Siglip(VisionHost):

@@ -57,6 +57,10 @@ VISION = {
 }
 
 
+TILES = [[28, 56], [56, 28], [56, 56]]
+"""Sizes that an image is cut into tiles from."""
+
+
 def internvl() -> PreTrainedModel:
     vision = VISION | {"image_size": [24, 24], "patch_size": [4, 4]}
     options = {"image_token_id": IMAGE_ID, "downsample_ratio": 0.5, "vision_feature_layer": -1}
@@ -89,7 +93,11 @@ def gemma3() -> PreTrainedModel:
 def llava_onevision() -> PreTrainedModel:
     """Frames of 7 x 7 patches become 4 x 4 tokens."""
     vision = VISION | {"model_type": "siglip_vision_model", "image_size": 28, "vision_use_head": False}
-    options = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    options = {
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "image_grid_pinpoints": TILES,
+    }
     ids = {"image_token_index": IMAGE_ID, "video_token_index": VIDEO_ID}
     text = TEXT | {"model_type": "qwen2"}
     config = LlavaOnevisionConfig(vision_config=vision, text_config=text, **options, **ids)
@@ -100,7 +108,7 @@ def llava_next_video() -> PreTrainedModel:
     """Of 7 x 7 patches the last row and column are not pooled; the last block is not read."""
     vision = VISION | {"model_type": "clip_vision_model", "image_size": 28}
     options = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
-    options |= {"spatial_pool_mode": "average", "spatial_pool_stride": 2}
+    options |= {"spatial_pool_mode": "average", "spatial_pool_stride": 2, "image_grid_pinpoints": TILES}
     ids = {"image_token_index": IMAGE_ID, "video_token_index": VIDEO_ID}
     text = TEXT | {"model_type": "llama"}
     config = LlavaNextVideoConfig(vision_config=vision, text_config=text, **options, **ids)

@@ -63,11 +63,6 @@ def normalized(image, mean, std, inplace):
     return (image - mean) / std
 
 
-def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
-    top, left = ((have - want) // 2 for have, want in zip(image.shape[-2:], size, strict=True))
-    return image[..., top : top + size[0], left : left + size[1]]
-
-
 def imported(family: str, name: str) -> type:
     """A video processor of transformers, whose file may want torchvision when it is loaded."""
     parts = ["torchvision", "transforms", "v2", "functional"]
@@ -81,9 +76,13 @@ def imported(family: str, name: str) -> type:
     return getattr(module, name)
 
 
+def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    return image[..., top : top + height, left : left + width]
+
+
 def without_torchvision(monkeypatch: Any) -> None:
     """Let their code find those functions."""
-    names = {"resize": resize, "normalize": normalized, "center_crop": center_crop}
+    names = {"resize": resize, "normalize": normalized, "crop": crop}
     stub = SimpleNamespace(InterpolationMode=Interpolation, **names)
     monkeypatch.setattr(image_processing_backends, "tvF", stub, raising=False)
 

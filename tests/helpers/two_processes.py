@@ -37,16 +37,17 @@ CASES: dict[str, dict[str, Any]] = {
     "text": {"seed": 10, "epochs": 1.25, "save_every": 2},  # by this seed the third step is of text alone
     "bf16": {"parallel": FSDP, "mixed_precision": "bf16", "max_steps": 1},
     "qwen3_vl": {},
+    "qwen3_vl_fsdp": {"parallel": FSDP},
 }
-"""What each run has in its settings; under "stts" those of pruning. The last one trains
-the Qwen3-VL beside the annotations."""
+"""What each run has in its settings; under "stts" those of pruning. The last two train the Qwen3-VL beside the
+annotations."""
 
 
 def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes: Any) -> None:
     """One run. inputs: model folder, annotations, root; changes: settings of TrainConfig."""
     folder, annotations, root = inputs
-    if case == "qwen3_vl":
-        folder = annotations.parent / case
+    if case.startswith("qwen3_vl"):
+        folder = annotations.parent / "qwen3_vl"
     defaults = {"max_steps": 5, "warmup_steps": 2, "num_workers": 0, "save_every": 0, "batch_size": 1}
     settings = defaults | CASES[case] | changes
     stts = STTSConfig(**settings.pop("stts", {}))

@@ -12,7 +12,7 @@ from torch import nn
 from stts import STTSConfig, pruning
 from stts.hosts.qwen3_vl import merge_order, mrope_positions
 from stts.pruning.layout import BatchLayout
-from stts.pruning.run import Clips
+from stts.pruning.memory import Clips
 from tests.helpers.hosts import rows
 from tests.helpers.hosts_flat import merge_units, mrope
 

@@ -27,12 +27,13 @@ from stts.eval.tasks.question import Question
 from stts.files.jsonl import read_jsonl
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
+from stts.hosts.tiny import shipped_folder
 from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
 from stts.train.compiled import compile_layers
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard, units
+from stts.train.parallel import units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
@@ -158,14 +159,16 @@ def test_an_unknown_family_is_named_with_those_there_are(folder, tmp_path):
 # --- what a model is asked
 
 
-def test_by_name_it_is_made_where_it_is_not_there(folder, tmp_path, monkeypatch):
+def test_by_name_it_is_the_trained_one_and_a_random_one_is_made_where_it_is_not_there(
+    folder, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     model, _ = stts.load("tiny_qwen3_vl", device="cpu", prune_ratio=0.8)
     assert model.stts.prune_ratio == 0.8
+    assert Path(model.name_or_path) == shipped_folder("tiny_qwen3_vl")
+    load_model(ModelSpec(name="tiny_qwen3_vl", pretrained=False), STTSConfig())
     made = tmp_path / "outputs/models/tiny_qwen3_vl-seed0/model.safetensors"
     assert made.read_bytes() == (folder / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"no trained weights of tiny_qwen3_vl .* model\.pretrained=false"):
-        load_model(ModelSpec(name="tiny_qwen3_vl"), STTSConfig())
     with pytest.raises(ValueError, match="position_ids is 'compact'"):
         stts.load("tiny_qwen3_vl", device="cpu", position_ids="compact")
 
@@ -374,8 +377,6 @@ def test_what_cannot_be_is_refused(folder, clips, tmp_path):
     model, processor, dataset = start(folder, clips)
     with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
         train(model, processor, dataset, config(max_tokens=100), tmp_path)
-    with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
-        shard(model, torch.device("cpu"), 1, False)
 
 
 # --- what is drawn, counted and checked

@@ -16,6 +16,11 @@ SIZES_IN = {
     "glm4v": (("text_config",), ("vision_config",)),
     "glm46v": (("text_config",), ("vision_config",)),
     "video_llama_3": (("text_config",), ("vision_config",)),
+    "llava_onevision": (("text_config",), ("vision_config",)),
+    "llava_next_video": (("text_config",), ("vision_config",)),
+    "internvl": (("text_config",), ("vision_config",)),
+    "smolvlm": (("text_config",), ("vision_config",)),
+    "gemma3": (("text_config",), ("vision_config",)),
 }
 """The models that there are processors for, by model_type, and where config.json has the sizes of their parts; names
 in one pair of brackets mean the same (released files of Qwen2-VL have those of the LLM at the top)."""

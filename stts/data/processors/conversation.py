@@ -18,7 +18,8 @@ class Conversation:
 
     video_token: what the template writes where a video goes, which stands in front of the first turn; special:
     tokens that no text may contain, beside the tokenizer's own; begin: what every text begins with, whether the
-    template writes it or not. Raises ValueError when the tokenizer cannot do it.
+    template writes it or not; kind: what the template calls a video, "image" where it knows none. Raises ValueError
+    when the tokenizer cannot do it.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Conversation:
         video_token: str,
         special: Iterable[str] = (),
         begin: str = "",
+        kind: str = "video",
     ) -> None:
         if not tokenizer.eos_token:
             raise ValueError("the tokenizer has no eos_token, which ends every answer")
@@ -34,7 +36,8 @@ class Conversation:
             raise ValueError("the tokenizer has no chat template: use the one that comes with the model")
         if not tokenizer.is_fast:
             raise ValueError("the tokenizer must be a fast one: labels need character offsets")
-        self.tokenizer, self.video_token, self.begin = tokenizer, video_token, begin
+        self.tokenizer, self.video_token = tokenizer, video_token
+        self.begin, self.kind = begin, kind
         found = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         found |= {video_token, tokenizer.eos_token, *special}
         self._special = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
@@ -95,7 +98,7 @@ class Conversation:
     def _render(self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool) -> str:
         turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         if has_video:
-            turns[0]["content"].insert(0, {"type": "video"})
+            turns[0]["content"].insert(0, {"type": self.kind})
         text = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )

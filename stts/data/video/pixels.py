@@ -57,9 +57,17 @@ class Scale:
 
     def __call__(self, pixels: Tensor, channels: int) -> Tensor:
         """uint8 -> float32, as a model was trained on them. channels: the axis of red, green and blue."""
-        shape = [3] + [1] * (pixels.ndim - 1 - channels % pixels.ndim)
-        mean, std = (torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.std))
+        mean, std = self._like(pixels, channels)
         return (pixels.float() / 255 - mean) / std
+
+    def back(self, pixels: Tensor, channels: int) -> Tensor:
+        """Inverse: float32 -> uint8."""
+        mean, std = self._like(pixels, channels)
+        return ((pixels * std + mean) * 255).round().clamp(0, 255).byte()
+
+    def _like(self, pixels: Tensor, channels: int) -> tuple[Tensor, ...]:
+        shape = [3] + [1] * (pixels.ndim - 1 - channels % pixels.ndim)
+        return tuple(torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.std))
 
 
 HALF = Scale((0.5,) * 3, (0.5,) * 3)
