@@ -19,6 +19,7 @@ ORDER = (
     {"eval"},
     {"train"},
     {"curriculum", "comparison"},
+    {"app"},
     {"scripts", "benchmarks"},
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

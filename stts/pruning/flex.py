@@ -12,8 +12,8 @@ from transformers.integrations.flex_attention import compile_friendly_flex_atten
 
 BLOCK = 128
 VARIANTS = 64
-"""Times a function may be compiled. Past torch's own 8, flex attention would run unfused, with L x L entries a head,
-and not say so: one row or more, shorter than a block or not, training or not, in ViT or LLM."""
+"""Times a function may be compiled: one row or more, shorter than a block or not, training or not, in ViT or LLM.
+Past torch's own 8, flex attention would run unfused, with L x L entries a head, and not say so."""
 
 
 def block_mask(segments: Tensor, free: Tensor | None = None) -> BlockMask:

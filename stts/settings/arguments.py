@@ -21,7 +21,7 @@ TEXTS = frozenset(
     }
 )
 """Last part of the keys whose value is a path or a text, whatever it looks like."""
-LISTS_OF_TEXTS = frozenset({"compare", "names", "options", "runs"})
+LISTS_OF_TEXTS = frozenset({"compare", "models", "names", "options", "runs"})
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*)\s*(,|$)""")
 """One item of a list: quoted, or up to the next comma."""
 SWEEP_FLAGS = {"-m", "--multirun"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -30,6 +31,24 @@ def dim_dropped(frame: np.ndarray, keep: np.ndarray) -> np.ndarray:
     x = np.arange(frame.shape[1]) * cols // frame.shape[1]
     dimmed = frame.mean(-1, keepdims=True) * DIMMED + BLUE
     return np.where(keep[y][:, x][..., None], frame, dimmed).astype(np.uint8)
+
+
+def outline_windows(
+    frame: np.ndarray, marked: np.ndarray, colour: Sequence[int], width: int = 3
+) -> np.ndarray:
+    """Draw a line of so many pixels inside every marked window.
+
+    frame: (H, W, 3) uint8; marked: (rows, cols) bool. Returns (H, W, 3) uint8.
+    """
+    (rows, cols), (height, wide) = marked.shape, frame.shape[:2]
+    outlined = frame.copy()
+    for row, column in zip(*np.nonzero(marked), strict=True):
+        top, bottom = -(-row * height // rows), -(-(row + 1) * height // rows)
+        left, right = -(-column * wide // cols), -(-(column + 1) * wide // cols)
+        window = outlined[top:bottom, left:right]
+        for edge in (window[:width], window[-width:], window[:, :width], window[:, -width:]):
+            edge[:] = colour
+    return outlined
 
 
 def spread_evenly(count: int, limit: int) -> np.ndarray:

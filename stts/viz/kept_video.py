@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,33 @@ class KeptVideo:
         return highest if not later.size or later.min() >= highest else None
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One video as a model takes it, and as people do."""
+
+    name: str
+    clip: Clip
+    pictures: Clip
+    """The same frames in another size, to draw on."""
+    aspect: float = 1.0
+    """Width over height of the video as it is stored."""
+
+
+def read_shown(
+    processor: Processor,
+    path: str | os.PathLike[str],
+    frames: int,
+    read: Callable[..., Clip] = read_video,
+    **reading: Any,
+) -> Shown:
+    """Read a video file. frames and reading: as in stts.data.read_video, less size; read: that, or what does the same
+    elsewhere. Raises VideoError as read_video does."""
+    height, width = read(path, 1, backend=reading.get("backend", "auto")).frames.shape[1:3]
+    clip = read(path, frames, size=processor.image_size, **reading)
+    pictures = read(path, frames, size=max(PICTURE_SIDE, processor.image_size or 0), **reading)
+    return Shown(Path(path).name, clip, pictures, width / height)
+
+
 def look_at(
     model: nn.Module,
     processor: Processor,
@@ -64,13 +92,10 @@ def look_at(
 ) -> KeptVideo:
     """Show a video file to a pruning model and record what is left of it.
 
-    frames and reading: as in stts.data.read_video, less size; seed: as in kept_of. Raises VideoError as read_video
-    does.
+    frames and reading: as in read_shown; seed: as in kept_of. Raises VideoError as read_video does.
     """
-    clip = read_video(path, frames, size=processor.image_size, **reading)
-    pictures = read_video(path, frames, size=max(PICTURE_SIDE, processor.image_size or 0), **reading)
-    height, width = read_video(path, 1, backend=reading.get("backend", "auto")).frames.shape[1:3]
-    return kept_of(model, processor, clip, pictures, Path(path).name, width / height, seed)
+    shown = read_shown(processor, path, frames, **reading)
+    return kept_of(model, processor, shown.clip, shown.pictures, shown.name, shown.aspect, seed)
 
 
 def kept_of(
@@ -104,9 +129,13 @@ def ask_about(model: nn.Module, processor: Processor, drawing: DrawingConfig) ->
     """What the model answers the question of the settings: the option where it names one, else its words."""
     clip = read_video(drawing.path, drawing.frames, size=processor.image_size, **drawing.reading)
     torch.manual_seed(drawing.seed)
-    reply = answer(model, processor, drawing.question, clip, drawing.options)
-    chosen = parse_letter(reply, drawing.options) if drawing.options else None
-    return reply if chosen is None else drawing.options[chosen]
+    return in_words(answer(model, processor, drawing.question, clip, drawing.options), drawing.options)
+
+
+def in_words(reply: str, options: Sequence[str]) -> str:
+    """The option that a reply names by its letter, else the reply."""
+    chosen = parse_letter(reply, options) if options else None
+    return reply if chosen is None else options[chosen]
 
 
 def describe_kept(video: KeptVideo) -> dict[str, Any]:

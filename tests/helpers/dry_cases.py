@@ -27,8 +27,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers import Molmo2Config, Qwen3VLForConditionalGeneration
 
 import stts
+import stts.pruning.deciding
 import stts.pruning.flex
-import stts.pruning.run
+import stts.pruning.packing
 import stts.train.checkpoint
 import stts.train.parallel
 import stts.train.prepare
@@ -44,7 +45,8 @@ from stts.train.checkpoint import Progress, rng_state, save_checkpoint
 from stts.train.config import ParallelConfig, TrainConfig
 from stts.train.optim import build_optimizer
 from stts.train.trainer import Trainer
-from tests.helpers.hosts import START_ID, qwen3_vl, qwen_inputs
+from tests.helpers.host_row import IMAGE_ID
+from tests.helpers.hosts_flat import qwen3_vl, qwen_inputs
 from tests.helpers.molmo2 import IMAGE, PATCH_ID, make_inputs, tiny_config
 
 stts.pruning.flex.compile_friendly_flex_attention = fake.flex
@@ -91,7 +93,7 @@ def qwen_batch(videos: list[list[tuple[int, int, int]]]) -> Batch:
         tuple((height, width) for _, _, height, width in total),
     )
     batch |= {"layout": layout, "ids": [str(row) for row in range(len(videos))]}
-    return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] >= START_ID - 2, -100)}
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] >= IMAGE_ID, -100)}
 
 
 # --- on the device: models and steps --------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def on_the_host(function: Callable) -> Callable:
 for name in ("count", "num_targets"):
     setattr(stts.train.trainer, name, on_the_host(getattr(stts.train.trainer, name)))
 stts.train.trainer.refuse_damaged_weights = lambda model: None  # it reads them all
-_grouped = stts.pruning.run.grouped
+_grouped = stts.pruning.deciding.grouped
 
 
 def grouped(host: Any, clips: Any, device: torch.device) -> list[Any]:
@@ -169,7 +171,7 @@ def lengths(self: Packing) -> list[int]:
     return found
 
 
-stts.pruning.run.grouped, Qwen3VL._known, Packing.lengths = grouped, known, lengths
+stts.pruning.deciding.grouped, Qwen3VL._known, Packing.lengths = grouped, known, lengths
 stts.train.checkpoint.set_rng_state = lambda state: None
 stts.train.parallel.init_device_mesh = on_the_host(stts.train.parallel.init_device_mesh)
 
@@ -265,7 +267,7 @@ def fill_in() -> None:
 def windows_of_a_recipe_row() -> None:
     """The adapter on more windows than a kernel can count, with gradients."""
     model = molmo2(dtype=torch.bfloat16)
-    tokens = model.model.project(
+    tokens = model.host.project(
         torch.empty(9, 64, device="cuda", dtype=torch.bfloat16),
         torch.zeros(70_000, 9, dtype=torch.int64, device="cuda"),
     )
@@ -275,15 +277,24 @@ def windows_of_a_recipe_row() -> None:
 # --- what reads values: evaluation, generation, resume --------------------------------------------------------------
 
 
-@case("reads/generate")
-def generate() -> None:
-    model = qwen(prune_ratio=0.5).eval()
+@case("reads/generate/molmo2")
+def generate_molmo2() -> None:
+    fake.answer_masks((44 - 22) * 48)  # windows that are left, by channels
+    generate(molmo2(dtype=torch.bfloat16, prune_ratio=0.5), on_the_host(molmo2_batch)([[4], [7]]))
+
+
+@case("reads/generate/qwen")
+def generate_qwen() -> None:
     batch = on_the_host(qwen_batch)([[(4, 8, 12)], [(3, 8, 8), (2, 4, 12)]])
-    del batch["labels"], batch["ids"]
     fake.answer_masks(entries(qwen, batch, 0.5))
+    generate(qwen(prune_ratio=0.5), batch)
+
+
+def generate(model: nn.Module, batch: Batch) -> None:
     fake.answer_reads(after=3)
-    inputs = {name: x.cuda() if isinstance(x, Tensor) else x for name, x in batch.items()}
-    model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    unasked = ("labels", "ids")
+    inputs = {k: x.cuda() if isinstance(x, Tensor) else x for k, x in batch.items() if k not in unasked}
+    model.eval().generate(**inputs, max_new_tokens=2, do_sample=False)
 
 
 @case("reads/evaluate")

@@ -88,11 +88,12 @@ def test_a_compiled_run_learns_the_same_and_saves_under_the_same_names(
             max_steps=1, batch_size=2, num_workers=0, gradient_checkpointing=True, compile=compiled
         )
         output_dir = tmp_path / str(compiled)
-        train(*start(tiny_folder, clips, attention="varlen"), config, output_dir)
+        taught = {"relevance_weight": 1.0, "novelty_power": 2.0}
+        train(*start(tiny_folder, clips, attention="varlen", **taught), config, output_dir)
         rows.append([json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()])
         names.append(start(output_dir / "model", clips)[0].state_dict().keys())
         assert bool(compiler.frame_count) == compiled
     assert names[0] == names[1]
     for plain, compiled in zip(*rows, strict=True):
-        for key in ("loss", "grad_norm", "kept"):
+        for key in ("loss", "grad_norm", "kept", "relevance_mean"):
             assert compiled[key] == pytest.approx(plain[key], rel=1e-4), key

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stts import STTSConfig
 from stts.train.metrics import Churn, add_up, measure, metrics_row, read_sums
 
 
@@ -49,7 +50,7 @@ def test_a_row_can_be_made_of_what_a_pass_with_and_without_pruning_gives():
         sums = scalars(lm_loss=1.0, aux_loss=0.5, grad_norm=2.0) | measure(out, batch)
         sums |= Churn().update(out.keep_windows, batch, out.lm_loss.device)
         (read,) = read_sums([sums], [{"unpruned_tokens": 30}])
-        rows.append(metrics_row(read, aux_weight=2.0, seconds=3.0))
+        rows.append(metrics_row(read, STTSConfig(aux_loss_weight=2.0), seconds=3.0))
     assert rows[0].keys() == rows[1].keys()
     assert (rows[0]["kept"], rows[0]["score_mean"], rows[0]["churn"]) == (1.0, None, None)
     assert rows[1]["kept"] == pytest.approx(8 / 12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -106,6 +107,7 @@ def read_video(
     sampling: Literal["time", "transformers"] = "time",
     folder_fps: float = FOLDER_FPS,
     min_decoded: float = MIN_DECODED,
+    on_frame: Callable[[], object] | None = None,
 ) -> Clip:
     """Take at most `frames` frames out of a video, none of them twice: a file, or a folder of images.
 
@@ -114,7 +116,8 @@ def read_video(
     square frames; None keeps them as stored. backend: "auto" is "pyav", which is exact; "decord" is wrong on some
     files. sampling: "time" looks at instants, max_fps a second and the last one, or, where those are too many, at
     `frames` evenly spaced ones; "transformers" counts frames as transformers' Molmo2VideoProcessor does. folder_fps:
-    images a second of a folder (FrameFolder). min_decoded: share of the chosen frames that must be sound.
+    images a second of a folder (FrameFolder). min_decoded: share of the chosen frames that must be sound. on_frame:
+    called for every frame that is there, to tell how far it is.
 
     Frames that are damaged, or predicted from a damaged one, are left out, with a warning in the log ("decord" may
     return them). Raises VideoError, naming file and reason, when the file is missing, empty, encrypted, no video or
@@ -126,7 +129,7 @@ def read_video(
     path = Path(path)
     reader = open_reader(path, backend, folder_fps)
     numbers = choose_frames_of(path, reader, asked)
-    pixels, found = collect(path, reader, numbers, size)
+    pixels, found = collect(path, reader, numbers, size, on_frame)
     if not found.all():
         report_damage(path, int((~found).sum()), len(found), min_decoded)
         pixels, numbers = pixels[found], numbers[found]
@@ -171,7 +174,11 @@ def choose_frames_of(path: Path, reader: FrameReader, asked: Request) -> np.ndar
 
 
 def collect(
-    path: Path, reader: FrameReader, numbers: np.ndarray, size: int | None
+    path: Path,
+    reader: FrameReader,
+    numbers: np.ndarray,
+    size: int | None,
+    on_frame: Callable[[], object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode and resize frame by frame, so that only the result is ever in memory.
 
@@ -189,6 +196,8 @@ def collect(
             raise VideoError(f"{path}: its frames change from {sizes} pixels; set size to make them equal")
         pixels[rows[number]] = image
         found[rows[number]] = True
+        if on_frame is not None:
+            on_frame()
     return pixels, found
 
 
