@@ -38,12 +38,7 @@ def main(arguments: list[str] | None = None) -> Path:
 def rates_of(results: dict[str, Any]) -> dict[str, float] | None:
     """teraflops, terabytes and gigabytes of the card, None where nothing unpruned was measured."""
     config = preset_config(results["settings"]["preset"], STTSConfig())
-    sizes = {
-        "text_tokens": TEXT_TOKENS,
-        "text_per_frame": TEXT_PER_FRAME,
-        "backward": True,
-        "logits": ANSWER_TOKENS + 1,
-    }
+    sizes = {"text_tokens": TEXT_TOKENS, "text_per_frame": TEXT_PER_FRAME, "logits": ANSWER_TOKENS + 1}
     reached = [
         2 * multiply_adds(config, row["frames"], **sizes, backward=True).total / row["seconds"] / 1e12
         for row in results["rows"]
