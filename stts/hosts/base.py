@@ -23,7 +23,7 @@ from ..pruning.memory import Clips
 from ..pruning.scorer import STTSScorer
 from ..pruning.windows import Grid
 
-__all__ = ["Clips", "Host", "as_rows"]
+__all__ = ["Clips", "Host", "as_rows", "in_placeholder_order"]
 
 
 class Host:
@@ -184,12 +184,19 @@ class Host:
         what is left of images. features: (K, D), of videos; images: what `others` gave; input_ids: of survivors."""
         return features, images
 
-    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor | None:
-        """The LLM's input, (B, L, D), features (K, D) in their places; None: the host's own forward puts them there.
-
-        For hosts whose own forward would wait for the device to find the places.
-        """
+    def embed(
+        self, input_ids: Tensor, features: Tensor, extra: dict[str, list[Tensor]]
+    ) -> dict[str, Any] | None:
+        """Forward's arguments in place of input_ids (B, L) and encoded videos: inputs_embeds (B, L, D) with features
+        (K, D) in their places, and how `extra`, further features of the same tokens, goes in; None: the host's own
+        forward puts them there. For hosts whose own forward would wait for the device to find the places."""
         return None
+
+    def attach(self) -> None:
+        """Add the hooks that `embed` relies on to a model that begins to prune."""
+
+    def detach(self) -> None:
+        """Take them away again."""
 
     def still(self) -> dict[str, Tensor]:
         """The arguments of the smallest video, of one frame and any pixels, on the CPU: what a process without a
@@ -251,3 +258,17 @@ def as_rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([part.flatten(0, -2) for part in features])
+
+
+def in_placeholder_order(videos: Tensor, images: Tensor, placeholder: Tensor, of_video: Tensor) -> Tensor:
+    """Visual features in the order of their placeholders, row by row.
+
+    videos: (K, D), images: (I, D), each in order; placeholder: (B, L) bool, K + I of them True; of_video: (B, L)
+    bool, True at the K of videos. Returns (K + I, D).
+    """
+    visual = torch.cat([videos, images.to(videos)])
+    of_image = (placeholder & ~of_video).flatten()
+    of_video = of_video.flatten()
+    row = torch.where(of_video, of_video.cumsum(0) - 1, len(videos) + of_image.cumsum(0) - 1)  # (B * L,)
+    places = placeholder.flatten().logical_not().byte().argsort(stable=True)[: len(visual)]
+    return visual[row[places]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..pruning.windows import Grid
 from .base import Clips, Host
@@ -36,10 +37,20 @@ class FrameImages(Host):
         rows, cols = (patch, patch) if isinstance(patch, int) else patch
         return height // rows, width // cols
 
+    @property
+    def frame_grid(self) -> Grid:
+        side = self.vision.config.image_size
+        return self.grid(*((side, side) if isinstance(side, int) else side))
+
     def clips(self, inputs: dict[str, Any]) -> Clips:
         images, _, height, width = inputs["pixel_values"].shape
         frames = tuple(inputs.get("frames_per_video") or [images])
         return Clips(frames, (self.grid(height, width),) * len(frames), self.unit)
+
+    def still(self) -> dict[str, Tensor]:
+        side = self.vision.config.image_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return {"pixel_values": torch.ones(1, 3, height, width)}
 
     def output(self, rows, extra):
         out = super().output(rows, extra)

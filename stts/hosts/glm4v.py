@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
-from .base import Clips, Host
+from .base import Clips, Host, in_placeholder_order
 from .qwen2_vl import Qwen2VL, sizes
 from .qwen3_vl import mrope_positions
 
@@ -16,6 +18,7 @@ class Glm4v(Qwen2VL):
     a video's placeholders (2) from an image's (1)."""
 
     out_width = "out_hidden_size"
+    images_beside = False
     adapter_at = ("model.visual.merger", "model.visual.downsample", "model.visual.post_layernorm")
     dims = Host.dims
 
@@ -40,3 +43,14 @@ class Glm4v(Qwen2VL):
         names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw")
         given = {name: inputs.get(name) for name in names}
         return self.model.base_model.get_rope_index(input_ids, attention_mask=mask, **given)
+
+    def in_order(
+        self, features: Tensor, images: dict[str, ModelOutput], input_ids: Tensor
+    ) -> tuple[Tensor, dict[str, ModelOutput]]:
+        """A placeholder between the markers of a video is the video's."""
+        if not images:
+            return features, {}
+        markers = (self.model.config.video_start_token_id, self.model.config.video_end_token_id)
+        started, ended = ((input_ids == marker).cumsum(1) for marker in markers)
+        placeholder, parts = input_ids == self.token_id, torch.cat(images["image"].pooler_output)
+        return in_placeholder_order(features, parts, placeholder, placeholder & (started > ended)), {}

@@ -39,6 +39,10 @@ class LlavaOnevision(Host):
         """LLM tokens along a frame."""
         return math.ceil(self.side / 2)
 
+    @property
+    def frame_grid(self) -> Grid:
+        return (self.tokens_across * self.unit,) * 2
+
     def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs, key = super().accept(inputs), self.keys[0]
         if (
@@ -58,8 +62,7 @@ class LlavaOnevision(Host):
             frames = (pixels.shape[1],) * len(pixels)
         else:
             frames = tuple(inputs["frames_per_video"])
-        across = self.tokens_across * self.unit
-        return Clips(frames, ((across, across),) * len(frames), self.unit)
+        return Clips(frames, (self.frame_grid,) * len(frames), self.unit)
 
     def cells(self, grid: Grid) -> Tensor:
         tokens = grid[0] // self.unit
@@ -74,6 +77,10 @@ class LlavaOnevision(Host):
 
     def windows_of(self, frames: int, windows: int) -> Tensor:
         return F.pad(super().windows_of(frames, windows), (0, 1), value=-1)
+
+    def still(self) -> dict[str, Tensor]:
+        side = self.vision.config.image_size
+        return {"pixel_values_videos": torch.zeros(1, 1, 3, side, side)}
 
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         pixels = inputs["pixel_values_videos"]

@@ -62,6 +62,7 @@ class PrunedModel:
         host.set_blocks(Blocks(host.blocks))
         if host.tail == "vision":
             vision.register_forward_hook(to_dense)
+        host.attach()
         vision.scorer = started(scorer, stts.scorer_bias, like=vision)
         self.config.stts = stts.to_dict()
 
@@ -75,6 +76,7 @@ class PrunedModel:
         for number, hook in list(vision._forward_hooks.items()):
             if hook is to_dense:
                 del vision._forward_hooks[number]
+        host.detach()
         for module in self.modules():
             if "config" in vars(module):
                 uninstall(module.config)
@@ -171,7 +173,7 @@ class PrunedModel:
 def become(model: nn.Module, cls: type) -> None:
     """Make a model an instance of another class, also for those who remember its class or its forward."""
     model.__class__ = cls
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+    _CAN_RECORD_REGISTRY[model] = getattr(model, "_can_record_outputs", {})
     if "_old_forward" in vars(model):  # accelerate's, of a model spread over devices
         model._old_forward = MethodType(cls.forward, model)
 

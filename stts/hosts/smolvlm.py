@@ -36,6 +36,9 @@ class SmolVLM(FrameImages):
             frames = [count for count in pixels.flatten(2).any(2).sum(1).tolist() if count]
         return Clips(tuple(frames), (self.grid(*pixels.shape[-2:]),) * len(frames), self.unit)
 
+    def still(self) -> dict[str, Tensor]:
+        return {name: x[None] for name, x in super().still().items()}
+
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         shown = inputs.get("pixel_attention_mask")
         if shown is not None and not shown.flatten(2)[inputs["pixel_values"].flatten(2).any(2)].all():

@@ -38,6 +38,14 @@ class VideoLlama3(Host):
     def cells(self, grid: Grid) -> Tensor:
         return merge_order(grid, self.unit)
 
+    def still(self) -> dict[str, Tensor]:
+        values = self.vision.embeddings.patch_embedding.weight[0].numel()
+        return {
+            "pixel_values_videos": torch.zeros(self.unit**2, values),
+            "video_grid_thw": torch.tensor([[1, self.unit, self.unit]]),
+            "video_merge_sizes": torch.tensor([self.unit]),
+        }
+
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         stays = inputs.get("video_compression_mask")
         if stays is not None and not stays.all():

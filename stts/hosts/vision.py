@@ -60,6 +60,11 @@ class VisionHost(Host):
     def settle(self, stts: STTSConfig) -> STTSConfig:
         return stts.for_windows(stts.pool_width or POOL_WIDTH)
 
+    @classmethod
+    def pruned(cls) -> type[PrunedModel]:
+        """What stands before such a model's class."""
+        return PrunedVision
+
     def grid(self, pixels: Tensor) -> Grid:
         """Rows and columns of patches of these frames."""
         side = self.model.config.image_size // self.model.config.patch_size
@@ -121,11 +126,15 @@ class PrunedVision(PrunedModel):
         pixel_values = host.floats(pixel_values)
         if not any(clips.drops(stts.prune_ratio)):
             return super().forward(pixel_values, **kwargs)
-        install(self.config)
         run = Run(host, clips, stts, host.scorer, window_scores)
         with run.active():
-            out = super().forward(pixel_values, **kwargs)
+            hidden = self.last_hidden(pixel_values, **kwargs)
         packing = run.kept_packing.without_filler()
-        hidden = run.kept(out.last_hidden_state, packing)
+        hidden = run.kept(hidden, packing)
         scored = (run.together(name) for name in ("keep", "scores", "scored"))
         return PrunedOutput(hidden, packing.index, *scored, packing)
+
+    def last_hidden(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+        """What the model says of the tokens that survive, where a run is active."""
+        install(self.config)
+        return super().forward(pixel_values, **kwargs).last_hidden_state

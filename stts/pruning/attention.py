@@ -8,9 +8,10 @@ packed batch. Where windows are pooled, each by a single query, a GPU gets plain
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ class KeyBias:
     bias: Tensor
     """(B, L), at most 0."""
 
+    def as_mask(self) -> AsMask:
+        """For layers that call scaled_dot_product_attention themselves."""
+        return AsMask(self)
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -47,6 +52,10 @@ class Ragged:
     backend: str = "auto"
     key_bias: Tensor | None = None
     """(L,), added to the logits of each key."""
+
+    def as_mask(self) -> AsMask:
+        """For layers that call scaled_dot_product_attention themselves."""
+        return AsMask(self)
 
 
 def install(config) -> None:
@@ -93,20 +102,45 @@ def attention_forward(
         stts = told_aside()
     attention_mask = attention_mask if stts is None else stts
     if isinstance(attention_mask, KeyBias | Ragged):
-        hear()
-    if isinstance(attention_mask, Ragged):
-        packing, backend, head_dim = attention_mask.packing, attention_mask.backend, value.shape[-1]
-        if attention_mask.key_bias is not None:
-            query, key, value = with_bias_channels(query, key, value, attention_mask.key_bias[None], scaling)
-        out = ragged_attention(query[0], key[0], value[0], packing, scaling, backend)[None, ..., :head_dim]
-    elif isinstance(attention_mask, KeyBias):
-        out = biased_attention(query, key, value, attention_mask.bias, scaling)
+        out = attend_as_told(query, key, value, attention_mask, scaling)
     elif query.shape[2] == 1 < key.shape[2] and query.device.type != "cpu":
         out = one_query_attention(query, key, value, attention_mask, scaling)
     else:
         dense = _dense(module, implementation)
         return dense(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return out.transpose(1, 2).contiguous(), None
+
+
+def attend_as_told(
+    query: Tensor, key: Tensor, value: Tensor, how: KeyBias | Ragged, scaling: float
+) -> Tensor:
+    """Attention of one block, all of (B, heads, L, head_dim)."""
+    hear()
+    if isinstance(how, KeyBias):
+        return biased_attention(query, key, value, how.bias, scaling)
+    head_dim = value.shape[-1]
+    if how.key_bias is not None:
+        query, key, value = with_bias_channels(query, key, value, how.key_bias[None], scaling)
+    return ragged_attention(query[0], key[0], value[0], how.packing, scaling, how.backend)[
+        None, ..., :head_dim
+    ]
+
+
+class AsMask:
+    """What a block is told, in the place of a mask of scaled_dot_product_attention, for layers that call it."""
+
+    def __init__(self, how: KeyBias | Ragged) -> None:
+        self.how = how
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Tensor:
+        if func is not F.scaled_dot_product_attention:
+            return NotImplemented
+        query, key, value = args[:3]
+        scaling = (kwargs or {}).get("scale") or query.shape[-1] ** -0.5
+        return attend_as_told(query, key, value, kwargs["attn_mask"].how, scaling)
 
 
 def one_query_attention(

@@ -42,6 +42,8 @@ from tests.helpers.host_row import (
 # Qwen3-VL
 
 
+VIDEO_START_ID, VIDEO_END_ID = 154, 155
+"""Of GLM, around all units of a video."""
 TEXT = {
     "hidden_size": 48,
     "intermediate_size": 64,
@@ -123,6 +125,8 @@ def glm(config: type, model: type) -> PreTrainedModel:
         "video_token_id": VIDEO_ID,
         "image_start_token_id": START_ID,
         "image_end_token_id": END_ID,
+        "video_start_token_id": VIDEO_START_ID,
+        "video_end_token_id": VIDEO_END_ID,
     }
     return grown(model(config(vision_config=VISION | {"image_size": 32}, text_config=text, **ids)))
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tests.helpers.host_row import END_ID, IMAGE_ID, START_ID, VIDEO_ID, Row, padded
 from tests.helpers.hosts import rows
+from tests.helpers.hosts_flat import VIDEO_END_ID, VIDEO_START_ID, mrope
 
 PROMPTS = [
     [("video", 4, 8, 12), ("image", 1, 4, 6)],
@@ -19,6 +21,7 @@ PROMPTS = [
 ]
 """A row a line: what stands in it, its frames, rows and columns of patches."""
 BY_NAME = {row.name: row for row in rows()}
+PICTURES = ("internvl", "smolvlm", "gemma3")
 WHOLE = ("qwen2_vl", "qwen2_5_vl")
 """Whose videos have no words between their units."""
 
@@ -34,10 +37,15 @@ def prompts(row: Row, numbers: list[int], pad: str) -> dict[str, Any]:
             pixels[kind].append(torch.randn(frames * height * width, values, generator=generator))
             grids[kind].append([frames, height, width])
             token = (VIDEO_ID, 2) if kind == "video" else (IMAGE_ID, 1)
+            if kind == "video" and row.name == "glm4v":
+                token = (IMAGE_ID, 2)
+                text.append((VIDEO_START_ID, 0))
             shown = [token] * (height * width // 4)
             units = [shown * frames] if row.name in WHOLE else [shown] * frames
             for unit in units:
                 text += [(20, 0), (START_ID, 0), *unit, (END_ID, 0)]
+            if kind == "video" and row.name == "glm4v":
+                text.append((VIDEO_END_ID, 0))
         text += [(30, 0), (31, 0)]
         ids.append([word for word, _ in text])
         kinds.append([kind for _, kind in text])
@@ -70,14 +78,15 @@ def pictures(row: Row, numbers: list[int], pad: str) -> dict[str, Any]:
 @torch.no_grad()
 def test_a_batch_of_mixed_prompts_is_its_rows(name):
     row, numbers = BY_NAME[name], list(range(len(PROMPTS)))
-    flat = name not in ("internvl", "smolvlm", "gemma3")
+    flat = name not in PICTURES
     make = prompts if flat else pictures
     model = row.pruned(prune_ratio=0.5)
     whole = make(row, numbers, "left")
     plain = {key: value for key, value in whole.items() if key != "frames_per_video"}
-    model.stts = model.stts.replace(prune_ratio=0.0)
-    assert torch.equal(model(**whole).logits, row.plain()(**plain).logits)
-    model.stts = model.stts.replace(prune_ratio=0.5)
+    if name != "glm4v":
+        model.stts = model.stts.replace(prune_ratio=0.0)
+        assert torch.equal(model(**whole).logits, row.plain()(**plain).logits)
+        model.stts = model.stts.replace(prune_ratio=0.5)
     out = {pad: model(**make(row, numbers, pad)) for pad in ("left", "right")}
     answers = model.generate(**whole, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0)
     options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -92,20 +101,34 @@ def test_a_batch_of_mixed_prompts_is_its_rows(name):
         torch.testing.assert_close(right, alone.logits[0], rtol=0, atol=1e-4)
         assert torch.equal(model.generate(**one, **options)[0, -3:], answers[number, -3:])
     if flat:
-        images = whole["input_ids"] == IMAGE_ID
+        videos = row.placeholders(whole)
+        images = (whole["input_ids"] == IMAGE_ID) & ~videos
         assert out["left"].keep_mask[images].all()
-        assert not out["left"].keep_mask[whole["input_ids"] == VIDEO_ID].all()
+        assert not out["left"].keep_mask[videos].all()
 
 
+@pytest.mark.parametrize("number", [0, 1])
 @torch.no_grad()
-def test_glm_itself_takes_no_images_beside_videos():
+def test_glm_itself_takes_no_images_beside_videos_but_a_pruning_model_does(number):
     """Both are the same token there, which transformers counts together."""
     row = BY_NAME["glm4v"]
-    inputs = prompts(row, [0], "left")
-    inputs["input_ids"][inputs["input_ids"] == VIDEO_ID] = IMAGE_ID
-    for model in (row.plain(), row.pruned(prune_ratio=0.5)):
-        with pytest.raises(ValueError, match="features and image tokens do not match"):
-            model(**inputs)
+    inputs, plain, model = prompts(row, [number], "left"), row.plain(), row.pruned(prune_ratio=0.0)
+    with pytest.raises(ValueError, match="features and image tokens do not match"):
+        plain(**inputs)
+    encode = {"video": plain.model.get_video_features, "image": plain.model.get_image_features}
+    names = {"video": "pixel_values_videos", "image": "pixel_values"}
+    found = {
+        kind: list(encode[kind](inputs[name], inputs[f"{kind}_grid_thw"]).pooler_output)
+        for kind, name in names.items()
+    }
+    in_order = torch.cat([found[kind].pop(0) for kind, *_ in PROMPTS[number]])
+    encoded = {"video": BaseModelOutputWithPooling(pooler_output=(in_order,))}
+    given = {
+        "input_ids": inputs["input_ids"],
+        "position_ids": mrope(plain, inputs),
+        "mm_encoder_outputs": encoded,
+    }
+    torch.testing.assert_close(model(**inputs).logits, plain(**given).logits, rtol=0, atol=1e-5)
 
 
 def tiled(row: Row, numbers: list[int], first: bool) -> dict[str, Any]:
