@@ -1,14 +1,15 @@
 """python benchmarks/accuracy.py [preset=quick]: accuracy against budget, policy by policy; --help explains every key.
 
 Fine-tunes one base under every policy, prune ratio and seed and asks all of them the same questions about generated
-clips of every cell of the difficulty grid (stts/data/synthetic/kinds.py). The same command goes on where it stopped;
-results are written after every seed.
+clips of every cell of the difficulty grid (stts/data/synthetic/kinds.py). With base.steps the base itself is
+fine-tuned first, without pruning, on clips of its own. The same command goes on where it stopped; results are
+written after every seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stts.comparison.arms import Arm, Recipe, compare
+from stts.comparison.base import unpruned_base
 from stts.data.load import load_data
 from stts.data.spec import DataSpec
 from stts.eval.records import read_predictions, write_json
@@ -35,8 +37,6 @@ from stts.train.provenance import run_provenance
 KEYS = {"accuracy": "accuracy", "evidence_recall": "evidence kept"}
 ALL = "all"
 """The clips of every cell together."""
-RIVALS = ("none", "random", "temporal", "uniform", "tome", "published", "aux_only", "gradient_only")
-"""What the scorer is compared with, question by question."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ def main(config: dict[str, Any]) -> None:
     recipe = from_dict(
         Recipe, {key: config[key] for key in ("steps", "ramp_steps", "batch_size", "frames", "processes")}
     )
-    spec = from_dict(ModelSpec, config["model"], "model")
+    spec = base_of(config, recipe)
     test = config["data"] | config["test"]
     questions = load_questions(DataBenchmark("synthetic", data=test))
     data = load_data(DataSpec.from_dict(config["data"]))
@@ -92,13 +92,22 @@ def main(config: dict[str, Any]) -> None:
             "provenance": run_provenance(),
             "settings": config,
             "rows": list(rows_of(grid, questions)),
-            "differences": list(differences(grid, questions)),
+            "differences": list(differences(grid, questions, config["leader"])),
         }
         results_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(results_file, report)
         draw(report, results_file.with_suffix(".png"))
     show(report)
     print(f"written to {results_file}")
+
+
+def base_of(config: Mapping[str, Any], recipe: Recipe) -> ModelSpec:
+    """The model every arm starts from: the one given, or with base.steps what it learned without pruning."""
+    spec, base = from_dict(ModelSpec, config["model"], "model"), config["base"]
+    if not base["steps"]:
+        return spec
+    data = load_data(DataSpec.from_dict(config["data"] | base["data"]))
+    return unpruned_base(replace(recipe, steps=base["steps"], ramp_steps=0), spec, data, Path(base["folder"]))
 
 
 def chosen(policies: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
@@ -146,14 +155,14 @@ def rows_of(grid: Iterable[Runs], questions: Sequence[Question]) -> Iterator[dic
             }
 
 
-def differences(grid: Iterable[Runs], questions: Sequence[Question]) -> Iterator[dict[str, Any]]:
-    """How much better the scorer is than its rivals: same questions, same seeds, same ratio."""
+def differences(grid: Iterable[Runs], questions: Sequence[Question], leader: str) -> Iterator[dict[str, Any]]:
+    """How much better one policy is than every other: same questions, same seeds, same ratio."""
     by_key = {(runs.policy, runs.ratio): runs for runs in grid}
     clips = np.array([str(question.video) for question in questions])
     for (policy, ratio), runs in by_key.items():
-        for rival in RIVALS:
-            other = by_key.get((rival, 0.0 if rival == "none" else ratio))
-            if policy != "scorer" or other is None:
+        for rival in dict.fromkeys(name for name, _ in by_key if name != leader):
+            other = by_key.get((rival, ratio)) or by_key.get((rival, 0.0))
+            if policy != leader or other is None:
                 continue
             for cell, inside in cells_of(questions).items():
                 gap = (runs.correct - other.correct)[:, inside]
@@ -163,7 +172,7 @@ def differences(grid: Iterable[Runs], questions: Sequence[Question]) -> Iterator
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Everything on all cells; then ratio by ratio accuracy, evidence recall and the scorer's lead, cell by cell."""
+    """Everything on all cells; then ratio by ratio accuracy, evidence recall and the leader's lead, cell by cell."""
     console = Console(width=max(Console().width, 100))
     overall = _table(
         "Accuracy and evidence recall, all cells (95 % interval)", "policy", "dropped", *KEYS.values()
@@ -179,7 +188,9 @@ def show(report: Mapping[str, Any]) -> None:
             console.print(_by_cell(f"{name} at {ratio:.0%}, %", rows, "policy", partial(_percent, key)))
         gaps = [gap for gap in report["differences"] if gap["prune_ratio"] == ratio]
         if gaps:
-            title = f"the scorer's lead at {ratio:.0%}, in points (*: the 95 % interval excludes zero)"
+            title = (
+                f"{gaps[0]['policy']}: lead at {ratio:.0%}, in points (*: the 95 % interval excludes zero)"
+            )
             console.print(_by_cell(title, gaps, "rival", _lead))
 
 

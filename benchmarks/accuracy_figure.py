@@ -26,12 +26,13 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     panels = [(cells[0], "evidence_recall")] + [(cell, "accuracy") for cell in cells]
     height = -(-len(panels) // COLUMNS)
     ratios = {row["prune_ratio"] for row in rows} - {0}
+    leader = report["settings"]["leader"]
     fill, xlabel = (_lines, "share of the windows dropped") if len(ratios) > 1 else (_marks, "share")
     fig, axes = plt.subplots(height, COLUMNS, figsize=(3 * COLUMNS, 2.8 * height), sharex=True, sharey=True)
     fig.set_layout_engine("constrained")
     flat = axes.flatten()
     for ax, (cell, key) in zip(flat, panels, strict=False):
-        fill(ax, [row for row in rows if row["cell"] == cell], key)
+        fill(ax, [row for row in rows if row["cell"] == cell], key, leader)
         ax.set_title(f"{LABELS[key]}: {cell}", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in flat[len(panels) :]:
@@ -44,7 +45,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     plt.close(fig)
 
 
-def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str, leader: str) -> None:
     """A line per policy with its intervals; what prunes nothing is a level."""
     for number, policy in enumerate(dict.fromkeys(row["policy"] for row in rows)):
         mine = [row for row in rows if row["policy"] == policy]
@@ -60,18 +61,18 @@ def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
             "o-",
             color=color,
             markersize=3,
-            linewidth=2 if policy == "scorer" else 1,
+            linewidth=2 if policy == leader else 1,
             label=policy,
         )
         ax.fill_between(ratios, low, high, color=color, alpha=0.1, linewidth=0)
 
 
-def _marks(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+def _marks(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str, leader: str) -> None:
     """A mark with its interval per policy, one below the other; what prunes nothing is also a level."""
     for row in rows:
         name = f"{row['policy']} {row['prune_ratio']:.0%}"
         ax.plot(row[f"{key}_interval"], [name, name], color="C0", linewidth=1)
-        ax.plot(row[key], name, "o", color="C1" if row["policy"] == "scorer" else "C0", markersize=4)
+        ax.plot(row[key], name, "o", color="C1" if row["policy"] == leader else "C0", markersize=4)
         if row["prune_ratio"] == 0:
             ax.axvline(row[key], color="0.5", linestyle="--", linewidth=1)
     if not ax.yaxis_inverted():  # shared

@@ -10,7 +10,6 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +20,9 @@ from figures import figure, hardware, stacked
 from presets import PRESETS, build_model, make_inputs, preset_config
 from speed import prefill
 
-import stts.hosts.molmo2_vision
+import stts.hosts.molmo2
+import stts.hosts.survivors
+import stts.pruning.deciding
 import stts.pruning.policies
 import stts.pruning.run
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
@@ -93,8 +94,7 @@ def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, floa
     busy: list[str] = []
     try:
         for owner, name, part in places:
-            call = partial(timed, getattr(owner, name), part, spent, busy, model.device)
-            setattr(owner, name, call)
+            setattr(owner, name, timed(getattr(owner, name), part, spent, busy, model.device))
         yield
     finally:
         for owner, name, original in before:
@@ -107,36 +107,40 @@ def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, floa
 def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any, str, str]]:
     """(owner, attribute, part) of every call that is timed."""
     inner, run = model.model, stts.pruning.run
-    tower, biased = inner.vision_tower, model.stts.insert_after + 1
+    tower, biased = model.host.vision, model.stts.insert_after + 1
     yield tower.patch_embedding, "forward", "patch embedding"
     for i, block in enumerate(tower.layers):
         pruned_part = "biased block" if i == biased else "ragged blocks"
         yield block, "forward", pruned_part if model.stts.prune_ratio and i >= biased else "dense blocks"
     yield tower.scorer, "score_windows", "scorer"
     yield stts.pruning.policies, "select_windows", "select"
-    yield run, "key_bias", "select"
+    yield stts.pruning.deciding, "key_bias", "select"
     yield run, "plan_packing", "plan and gather"
-    yield inner, "pool", "adapter"
+    yield stts.hosts.molmo2.Molmo2, "project", "adapter"
     yield inner.multi_modal_projector, "forward", "adapter"
-    yield stts.hosts.molmo2_vision, "keep_tokens", "placeholders"
-    yield stts.hosts.molmo2_vision, "plan_survivors", "placeholders"
-    yield inner, "embed", "placeholders"
+    yield stts.hosts.survivors, "keep_tokens", "placeholders"
+    yield stts.hosts.survivors, "plan_survivors", "placeholders"
     yield inner.language_model, "forward", "LLM"
     yield model.lm_head, "forward", "head"
 
 
 def timed(
-    call: Callable, part: str, spent: dict[str, float], busy: list[str], device: torch.device, *args, **kwargs
-) -> Any:
-    if busy:
-        return call(*args, **kwargs)
-    busy.append(part)
-    start = now(device)
-    try:
-        return call(*args, **kwargs)
-    finally:
-        spent[part] += now(device) - start
-        busy.pop()
+    call: Callable, part: str, spent: dict[str, float], busy: list[str], device: torch.device
+) -> Callable:
+    """A function that does what call does, and adds up how long it takes."""
+
+    def timed_call(*args: Any, **kwargs: Any) -> Any:
+        if busy:
+            return call(*args, **kwargs)
+        busy.append(part)
+        start = now(device)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            spent[part] += now(device) - start
+            busy.pop()
+
+    return timed_call
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:

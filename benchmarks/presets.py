@@ -68,6 +68,7 @@ PRESETS = {
         },
         {
             **_heads(48, 4),
+            "head_dim": 16,  # flex attention has no kernel for fewer
             "num_key_value_heads": 2,
             "intermediate_size": 64,
             "num_hidden_layers": 2,

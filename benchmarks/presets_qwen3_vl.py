@@ -70,6 +70,24 @@ PRESETS = {
         64,
         (24, 24),
     ),
+    "qwen3-vl-cpu-wide": _sizes(  # frames of 256 x 256, as wide as Qwen3-VL-2B but a third and a seventh as deep
+        {
+            "depth": 9,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "deepstack_visual_indexes": [5, 6, 7],
+        },
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+        },
+        128,
+        (16, 16),
+    ),
 }
 
 

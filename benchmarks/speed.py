@@ -35,9 +35,12 @@ from speed_figure import draw
 from torch import nn
 
 from stts import STTSConfig
+from stts.hosts.encoding import clips_of
 from stts.hosts.flops import limit, vision_limit
 from stts.hosts.llm_attention import choose_llm_attention
+from stts.pruning.attention import install
 from stts.pruning.config import BACKENDS
+from stts.pruning.run import Run
 from stts.train.compiled import compile_layers
 
 FAMILIES = {"molmo2": presets, "qwen3_vl": presets_qwen3_vl}
@@ -145,11 +148,15 @@ def prefill(model: nn.Module, inputs: dict[str, Any]) -> None:
 @torch.no_grad()
 def vit(model: nn.Module, inputs: dict[str, Any]) -> None:
     """The vision tower alone."""
-    pixels, frames = inputs["pixel_values_videos"], inputs["layout"].frames_per_video
-    if model.stts.prune_ratio:
-        model.model.vision_tower.encode(pixels, model.stts, frames, model.model.feature_layers)
-    else:
-        model.model.vision_tower(pixels.float().div(127.5).sub(1))
+    host, layout = model.host, inputs["layout"]
+    pixels = host.accept(inputs)["pixel_values_videos"]
+    if not model.stts.prune_ratio:
+        host.vision(pixels)
+        return
+    install(host.vision.config)
+    clips = clips_of(host, inputs, layout)
+    with Run(host, clips, model.stts, host.scorer, collect=host.collects).active():
+        host.vision(pixels)
 
 
 def generate(model: nn.Module, inputs: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from .data.video.read import Clip
 from .files.model_folder import one_line
 from .hosts.folders import ModelSpec
 from .hosts.load import default_device, load_model
-from .hosts.sizes import OWN_MODELS
+from .hosts.sizes import OWN_MODELS, TRAINED
 from .pruning.config import STTSConfig
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 def load(name: str = "tiny", device: str | None = None, **settings: Any) -> tuple[nn.Module, Processor]:
     """A model ready to answer, and its processor.
 
-    name: "tiny" (comes with the package), "tiny_qwen3_vl" (random weights), a folder, or a hub id such as
-    "allenai/Molmo2-4B" or "Qwen/Qwen3-VL-4B-Instruct"; device: CUDA where
+    name: "tiny" or "tiny_qwen3_vl" (come with the package), a folder, or a hub id such as "allenai/Molmo2-4B" or
+    "Qwen/Qwen3-VL-4B-Instruct"; device: CUDA where
     there is one by default; settings: fields of STTSConfig, e.g. prune_ratio=0.5. Raises ValueError as
     stts.hosts.load.load_model does, and for a device that is not there.
     """
@@ -43,7 +43,7 @@ def load(name: str = "tiny", device: str | None = None, **settings: Any) -> tupl
 def spec_of(name: str | PathLike) -> ModelSpec:
     """What load takes a name for."""
     own = name in OWN_MODELS
-    return ModelSpec(name=name, pretrained=name == "tiny") if own else ModelSpec(path=str(name))
+    return ModelSpec(name=name, pretrained=name in TRAINED) if own else ModelSpec(path=str(name))
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -26,6 +26,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_qwen3_vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Qwen3-VL with random weights, plain as well."""
+    from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
+
+    return make_tiny_qwen3_vl(tmp_path_factory.mktemp("models") / "tiny_qwen3_vl-seed0")
+
+
+@pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six training clips of 2 s with 3 questions each, two test clips."""
     from stts.data.synthetic.clips import make_synthetic

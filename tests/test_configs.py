@@ -69,14 +69,31 @@ def test_experiments_and_presets_say_how_they_are_run():
 def test_models_have_names_paths_and_rates_of_their_own():
     runs = {name: RunConfig.from_dict(composed(f"model={name}")) for name in MODELS}
     assert {name: run.model.path for name, run in runs.items()} == {
+        "gemma3_12b": "google/gemma-3-12b-it",
+        "gemma3_4b": "google/gemma-3-4b-it",
+        "glm4_1v_9b": "zai-org/GLM-4.1V-9B-Thinking",
+        "glm4_6v_flash": "zai-org/GLM-4.6V-Flash",
+        "internvl3_1b": "OpenGVLab/InternVL3-1B-hf",
+        "internvl3_8b": "OpenGVLab/InternVL3-8B-hf",
+        "llava_next_video_7b": "llava-hf/LLaVA-NeXT-Video-7B-hf",
+        "llava_onevision_0_5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        "llava_onevision_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "molmo2_4b": "allenai/Molmo2-4B",
         "molmo2_8b": "allenai/Molmo2-8B",
         "molmo2_o_7b": "allenai/Molmo2-O-7B",
+        "qwen2_5_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+        "qwen2_5_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+        "qwen2_vl_2b": "Qwen/Qwen2-VL-2B-Instruct",
+        "qwen2_vl_7b": "Qwen/Qwen2-VL-7B-Instruct",
+        "qwen3_5_4b": "Qwen/Qwen3.5-4B",
+        "qwen3_5_9b": "Qwen/Qwen3.5-9B",
         "qwen3_vl_2b": "Qwen/Qwen3-VL-2B-Instruct",
         "qwen3_vl_4b": "Qwen/Qwen3-VL-4B-Instruct",
         "qwen3_vl_8b": "Qwen/Qwen3-VL-8B-Instruct",
+        "smolvlm2_2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        "video_llama_3_2b": "lkhl/VideoLLaMA3-2B-Image-HF",
         "tiny": None,  # the weights of the package
-        "tiny_qwen3_vl": None,  # random weights, made when they are asked for
+        "tiny_qwen3_vl": None,
     }
     assert all(run.model.name == name for name, run in runs.items())
     assert runs["tiny"].train.lr == LearningRates()
@@ -91,11 +108,12 @@ def test_defaults_of_the_yaml_are_those_of_the_dataclasses():
     assert run.video == VideoConfig(frames=128)
 
 
-def test_the_settings_of_training_are_the_published_ones_but_for_the_range_of_the_bias():
-    recommended = RunConfig.from_dict(composed()).stts
-    assert recommended == STTSConfig(bias_range=0.1)
-    written = yaml.safe_load((CONFIG_DIR / "accuracy.yaml").read_text())["policies"]["defaults"]
-    assert STTSConfig(**written) == recommended
+def test_the_recipes_are_the_arms_that_were_compared():
+    policies = yaml.safe_load((CONFIG_DIR / "accuracy.yaml").read_text())["policies"]
+    for recipe, arm in (("published", "stable"), ("recommended", "recommended")):
+        settings = RunConfig.from_dict(composed(f"stts={recipe}")).stts
+        assert settings.replace(bias_range=0.1) == STTSConfig(**policies[arm]).replace(bias_range=0.1)
+    assert RunConfig.from_dict(composed("stts=published")).stts == STTSConfig(bias_range=0.1)
 
 
 CHOICES = {  # a setting of the YAML files, by the end of its key -> what sets it in a training run

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..data import VideoQADataset
 from ..data.load import DataPaths
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.processors.base import Processor
 from ..data.video.config import VideoConfig
 from ..eval.config import EvalConfig
 from ..eval.records import write_json
@@ -28,9 +28,9 @@ from ..eval.runner import evaluate
 from ..eval.tasks.question import Question
 from ..files.jsonl import read_jsonl
 from ..hosts.folders import ModelSpec, find_folder
-from ..hosts.load import default_device, load_model
+from ..hosts.load import default_device, load_model, load_processor
 from ..pruning.config import STTSConfig
-from ..rules import at_least, check_rules, without_gone
+from ..rules import at_least, check_rules
 from ..train.config import LearningRates, TrainConfig
 from ..train.loop import train
 from ..viz.curves import draw_curves
@@ -111,7 +111,8 @@ def run_arm(
     done = folder / "arm.json"
     if done.is_file():
         found = json.loads(done.read_text())
-        found["settings"]["arm"]["stts"] = without_gone(found["settings"]["arm"]["stts"], "stts")
+        stts = STTSConfig.from_dict(found["settings"]["arm"]["stts"])  # an earlier version's had fewer
+        found["settings"]["arm"]["stts"] = json.loads(json.dumps(stts.to_dict()))
         if found["settings"] != settings:
             raise ValueError(f"{folder} holds results of other settings: choose another output_dir")
         return found["results"]
@@ -124,7 +125,7 @@ def run_arm(
 
 def fine_tune(
     arm: Arm, recipe: Recipe, spec: ModelSpec, data: DataPaths, folder: Path
-) -> tuple[nn.Module, VideoProcessor]:
+) -> tuple[nn.Module, Processor]:
     """The base model fine-tuned under one arm's settings; a finished run is loaded, not repeated."""
     torch.manual_seed(arm.seed)
     if recipe.steps == 0:
@@ -140,7 +141,9 @@ def fine_tune(
         ramp_steps=recipe.ramp_steps,
         seed=arm.seed,
     )
-    train(model, processor, training_examples(data, find_folder(spec), recipe.frames), settings, folder)
+    bounds = spec.min_pixels, spec.max_pixels
+    examples = training_examples(data, find_folder(spec), recipe.frames, *bounds)
+    train(model, processor, examples, settings, folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png")
     return load_model(spec, arm.stts, folder / "model")
 
@@ -149,7 +152,7 @@ def judge(
     arm: Arm,
     recipe: Recipe,
     model: nn.Module,
-    processor: VideoProcessor,
+    processor: Processor,
     questions: Sequence[Question],
     folder: Path,
 ) -> dict[str, Any]:
@@ -166,9 +169,12 @@ def median_seconds(metrics: Path) -> float:
 
 
 @cache
-def training_examples(data: DataPaths, model: Path, frames: int) -> Dataset:
+def training_examples(
+    data: DataPaths, model: Path, frames: int, min_pixels: int | None = None, max_pixels: int | None = None
+) -> Dataset:
     """The training clips as the model in a folder takes them; kept, since they are the same for every arm."""
-    return InMemory(VideoQADataset(data.train, data.root, VideoProcessor.from_pretrained(model), frames))
+    spec = ModelSpec(str(model), min_pixels=min_pixels, max_pixels=max_pixels)
+    return InMemory(VideoQADataset(data.train, data.root, load_processor(spec, STTSConfig()), frames))
 
 
 class InMemory(Dataset):

@@ -17,13 +17,12 @@ from ..chat import answer
 from ..data import VideoError, read_video
 from ..data.evidence import evidence_windows
 from ..data.load import DataPaths
-from ..data.processors.molmo2 import VideoProcessor
+from ..data.processors.base import Processor
 from ..eval.records import write_json
 from ..eval.tasks.question import Question
 from ..hosts.folders import ModelSpec
 from ..hosts.load import default_device, load_model
 from ..pruning.config import STTSConfig
-from ..pruning.windows import window_grid
 from ..viz.kept_video import kept_of
 from ..viz.overlay import draw_kept
 from .arms import Arm, Recipe, compare
@@ -113,7 +112,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def draw_test_clip(
     models: Mapping[str, nn.Module],
-    processor: VideoProcessor,
+    processor: Processor,
     questions: Sequence[Question],
     frames: int,
     output_dir: Path,
@@ -124,7 +123,7 @@ def draw_test_clip(
     if question is None:
         return
     clip = read_video(question.video, frames, size=processor.image_size)
-    grid = window_grid(processor.grid, processor.pool_width)
+    _, *grid = processor.window_grid(clip)
     keeps = {name: kept_of(model, processor, clip, clip, seed=seed).keep for name, model in models.items()}
     evidence = evidence_windows(question.evidence, clip.timestamps, *grid).reshape(-1, *grid)
     title = f"{question.question} (evidence outlined)"
@@ -133,7 +132,7 @@ def draw_test_clip(
 
 
 def show_filmed_clip(
-    models: Mapping[str, nn.Module], processor: VideoProcessor, frames: int, output_dir: Path, seed: int
+    models: Mapping[str, nn.Module], processor: Processor, frames: int, output_dir: Path, seed: int
 ) -> None:
     """Run the models on a filmed clip: answer, overlay and share of windows kept per frame."""
     path = filmed_clip()

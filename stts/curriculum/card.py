@@ -10,7 +10,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+from ..data.processors.config_file import read_config
 from ..data.synthetic.clips import make_clip
 from ..data.synthetic.spec import SyntheticSpec
 from ..data.video.config import VideoConfig
@@ -22,7 +24,8 @@ from ..eval.tasks.data import load_test_rows
 from ..files.make_once import MARKER
 from ..hosts.folders import ModelSpec
 from ..hosts.load import default_device, load_model
-from ..hosts.tiny import SHIPPED
+from ..hosts.sizes import TRAINED
+from ..hosts.tiny import ASSETS
 from ..pruning.config import STTSConfig
 
 MAX_FRAMES = 128
@@ -35,17 +38,17 @@ library_name: transformers
 pipeline_tag: video-text-to-text
 ---
 
-# stts-tiny
+# stts-{name}
 
-A Molmo2 of 0.65 million parameters that answers questions about generated clips: grey scenes in which coloured
-shapes flash up for half a second. It exists so that token pruning can be tried, trained and compared in minutes on
-a CPU; it knows nothing else. Plain transformers loads it (`Molmo2ForConditionalGeneration`), without any scorer:
-it was trained without pruning.
+A {family} of {millions} million parameters that answers questions about generated clips: grey scenes in which
+coloured shapes flash up for half a second. It exists so that token pruning can be tried, trained and compared in
+minutes on a CPU; it knows nothing else. Plain transformers loads it (`{model_class}`), without any scorer: it was
+trained without pruning.
 
 ## How it was made
 
-`python scripts/make_tiny.py` with the settings of `configs/make_tiny.yaml`, from random weights (seed {seed}) on
-generated clips, nothing else. `stts/curriculum/stages.py` describes the four stages.
+`python scripts/make_tiny.py{argument}` with the settings of `configs/make_tiny.yaml`, from random weights (seed
+{seed}) on generated clips, nothing else. `stts/curriculum/stages.py` describes the four stages.
 
 ## What it scores
 
@@ -60,6 +63,10 @@ always giving the answer that is the commonest among training questions of the s
 
 Apache-2.0, like the code that made it.
 """
+FAMILIES = {"molmo2": "Molmo2", "qwen3_vl": "Qwen3-VL"}
+"""How families are written."""
+NAMES = {family: name for name, family in TRAINED.items()}
+"""By family: the tiny model of it."""
 
 
 def score_on_test(folder: Path, data: Path, spec: SyntheticSpec, output_dir: Path) -> dict[str, Any]:
@@ -103,12 +110,29 @@ def write_card(folder: Path, results: Mapping[str, Any], seed: int) -> None:
         f"| {name} | {part['n']} | {part['accuracy']:.3f} | {part['prior']:.3f} |"
         for name, part in [*sorted(parts.items()), ("all", whole)]
     ]
-    text = CARD.format(seed=seed, questions=results["n"], rows="\n".join(rows))
+    config, family = read_config(folder), made_of(folder)
+    count = sum(weight.numel() for weight in load_file(folder / "model.safetensors").values())
+    text = CARD.format(
+        name=NAMES[family].replace("_", "-"),
+        family=FAMILIES[family],
+        millions=f"{count / 1e6:.2f}",
+        model_class=config["architectures"][0],
+        argument="" if family == "molmo2" else f" host={family}",
+        seed=seed,
+        questions=results["n"],
+        rows="\n".join(rows),
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def install_tiny(folder: Path, results: Mapping[str, Any], seed: int, target: Path = SHIPPED) -> Path:
-    """Copy a made model into the package, with its card; returns where it is now."""
+def made_of(folder: Path) -> str:
+    """The family of a made model, a key of FAMILIES."""
+    return read_config(folder)["model_type"]
+
+
+def install_tiny(folder: Path, results: Mapping[str, Any], seed: int, target: Path | None = None) -> Path:
+    """Copy a made model into the package, or to target, with its card; returns where it is now."""
+    target = target or ASSETS / NAMES[made_of(folder)]
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name != MARKER:

@@ -4,7 +4,7 @@ Answers alone do not teach a small model to see within minutes: nothing tells it
 visual tokens an answer was about. The generator recorded that, and three losses say it:
 
 - a visual token lies near the words for the shape and the colour it shows (`window_labels`, `word_loss`),
-- it knows the time written in front of its frame (`time_labels`),
+- it knows the time written in front of its unit, a frame or two (`time_labels`),
 - a word in a question that names an event finds out the rest about it (`name_labels`).
 
 A label is the number of a word among those of its kind, the number of words for "nothing", or IGNORE.
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from ..data.evidence import evidence_windows
-from ..data.processors.molmo2 import IGNORE
+from ..data.processors.base import IGNORE
 from ..data.synthetic.questions import VALUES, third_of
 from ..data.synthetic.spec import SLOT_SECONDS, TIMES
 
@@ -69,25 +69,38 @@ def describe_event(event: Event, num_slots: int) -> dict[str, int]:
     return labels | {"time": TIMES.index(third_of(slot, num_slots)) if brief else IGNORE}
 
 
-def window_labels(
-    events: Sequence[Event], timestamps: Sequence[float], rows: int, cols: int
+def window_labels(events: Sequence[Event], marked: np.ndarray) -> dict[str, Tensor]:
+    """Kind (not time) -> (T, W) int64: the word for what each window shows, "nothing" where it shows no event, IGNORE
+    where it shows several. marked: (E, T, W) bool, where each event can be seen."""
+    labels = {kind: torch.full(marked.shape[1:], len(words)) for kind, words in VALUES.items()}
+    for event, shown in zip(events, torch.from_numpy(marked), strict=True):
+        for kind, words in VALUES.items():
+            labels[kind][shown] = words.index(event[kind])
+    several = torch.from_numpy(marked.sum(0) > 1)
+    return {kind: label.masked_fill(several, IGNORE) for kind, label in labels.items()}
+
+
+def time_labels(
+    num_frames: int, written: Sequence[float], events: Sequence[Event], marked: np.ndarray
 ) -> dict[str, Tensor]:
-    """Kind (not time) -> (T, W) int64: the word for what each window shows, "nothing" where it shows no event."""
-    labels = {kind: torch.full((len(timestamps), rows * cols), len(words)) for kind, words in VALUES.items()}
-    for event in events:
-        shown = torch.from_numpy(evidence_windows([event], timestamps, rows, cols))
-        for kind, number in describe_event(event, len(timestamps)).items():
-            if kind in labels:
-                labels[kind][shown] = number
+    """When each window is, (T, W) int64: its third of the clip ("time"), and the two digits that the prompt says.
+
+    written: (T,) seconds in front of each unit of the clip; marked: (E, T, W) bool, where each event can be seen. The
+    third of a unit whose frames lie in two is IGNORE, but where a window shows an event it is that of the event.
+    """
+    units, windows = marked.shape[1:]
+    together = -(-num_frames // units)  # frames of a unit, of which the last may have fewer
+    slots = torch.arange(units * together).clamp(max=num_frames - 1).tolist()
+    thirds = torch.tensor([TIMES.index(third_of(slot, num_frames)) for slot in slots]).view(units, together)
+    agreed = (thirds == thirds[:, :1]).all(1)
+    labels = {"time": thirds[:, 0].where(agreed, torch.tensor(IGNORE))}
+    for place, name in enumerate(("seconds", "tenths")):
+        labels[name] = torch.tensor([int(f"{time:.1f}".split(".")[place][-1]) for time in written])
+    labels = {name: label[:, None].repeat(1, windows) for name, label in labels.items()}
+    for event, shown in zip(events, torch.from_numpy(marked), strict=True):
+        if (time := describe_event(event, num_frames)["time"]) != IGNORE:
+            labels["time"][shown] = time
     return labels
-
-
-def time_labels(timestamps: Sequence[float]) -> dict[str, Tensor]:
-    """What the time in front of each frame says: its third of the clip and its two digits, each (T,) int64."""
-    tenths = torch.tensor([round(10 * t) for t in timestamps])
-    slots = torch.arange(len(timestamps)).sub(1).clamp(0)
-    third = slots * len(TIMES) // (len(timestamps) - 1)
-    return {"time": third, "seconds": tenths // 10 % 10, "tenths": tenths % 10}
 
 
 def name_labels(

@@ -81,11 +81,11 @@ class Probe(Dataset):
         row = self.data.rows[index]
         clip = None if row["video"] is None else self.data.read_clip(index, row)
         text = self.data.processor.text_tensors(row_messages(row), clip)
-        frames, rows, cols = (0, 0, 0) if clip is None else self.data.processor.window_grid(clip)
+        units, rows, cols = (0, 0, 0) if clip is None else self.data.processor.window_grid(clip)
         tokens = len(text["input_ids"])
-        dropped = num_dropped(frames, rows * cols, self.prune_ratio) if frames else 0
+        dropped = num_dropped(units, rows * cols, self.prune_ratio) if units else 0
         supervised = int((text["labels"][1:] != IGNORE).sum())
-        return Measured(Size(tokens - dropped, frames), tokens, supervised)
+        return Measured(Size(tokens - dropped, units * self.data.processor.unit_frames), tokens, supervised)
 
 
 def check_data(

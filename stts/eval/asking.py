@@ -31,6 +31,8 @@ class Item:
     """The processor's tensors of its text, (L,) each, with a placeholder for every window of the video."""
     visual: VisualTokens
     """Of the video; shared with other questions about it."""
+    frames: int
+    """How many of the video are shown, whatever units of time the model makes of them."""
     evidence: np.ndarray
     """(E, T, W) bool, True where a piece of the E that the answer rests on can be seen."""
     span: float | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def pack_mask(keep: np.ndarray) -> dict[str, Any]:
-    """keep: (T, rows, cols) bool, True = kept -> plain values, ready for JSON."""
+    """keep: (T, rows, cols) bool, T units of time, True = kept -> plain values, ready for JSON."""
     bits = base64.b64encode(np.packbits(keep).tobytes()).decode("ascii")
     return {"shape": list(keep.shape), "bits": bits}
 
@@ -18,12 +18,12 @@ def pack_mask(keep: np.ndarray) -> dict[str, Any]:
 def unpack_mask(mask: Mapping[str, Any]) -> np.ndarray:
     """What pack_mask was given. Raises ValueError where it does not hold what it says."""
     try:
-        frames, rows, cols = mask["shape"]
-        windows = frames * rows * cols
+        units, rows, cols = mask["shape"]
+        windows = units * rows * cols
         data = np.frombuffer(base64.b64decode(mask["bits"], validate=True), np.uint8)
-        if min(frames, rows, cols) < 1 or len(data) != -(-windows // 8):
+        if min(units, rows, cols) < 1 or len(data) != -(-windows // 8):
             raise ValueError(f"{len(data)} bytes are not those of {windows} windows")
-        return np.unpackbits(data, count=windows).astype(bool).reshape(frames, rows, cols)
+        return np.unpackbits(data, count=windows).astype(bool).reshape(units, rows, cols)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"what was kept cannot be read from its prediction: {error}") from error
 

@@ -167,11 +167,12 @@ def _encoded(
             yield []
             continue
         visual = encode(model, video.tensors, seed_of(video.questions[0], config.seed))
-        progress.encoded(len(visual.keep))
+        progress.encoded(video.frames)
         mask = pack_mask(visual.keep.cpu().numpy().reshape(video.grid)) if config.masks else None
         parts = zip(video.questions, video.prompts, video.evidence, strict=True)
         yield [
-            Item(question, prompt, visual, evidence, video.span, mask) for question, prompt, evidence in parts
+            Item(question, prompt, visual, video.frames, evidence, video.span, mask)
+            for question, prompt, evidence in parts
         ]
 
 
@@ -182,7 +183,7 @@ def _look_at_context(
     told = False
     for items in encoded:
         for item in items:
-            size = Size(item.num_tokens, len(item.visual.keep))
+            size = Size(item.num_tokens, item.frames)
             length = len(item.prompt["input_ids"])
             past = past_context(length, size, processor.context_length, model.stts.position_ids)
             if past and not told:
@@ -201,14 +202,14 @@ def _record(item: Item, reply: Reply, seconds: float) -> Record:
     """One line of predictions.jsonl.
 
     kept is the share of windows, evidence_recall that of the evidence; null where unknown: no video, no evidence
-    recorded, none of it in a sampled frame. span: seconds from the first frame to the last. mask: as
-    masks.pack_mask writes it, where config.masks asks for it.
+    recorded, none of it in a sampled frame. frames: shown of the video; span: seconds from the first of them to the
+    last; mask: as masks.pack_mask writes it, where config.masks asks for it.
     """
     keep = item.visual.keep.cpu()
     return describe_question(item.question) | {
         "predicted": None if reply.predicted is None else LETTERS[reply.predicted],
         "correct": reply.predicted == item.question.answer,
-        "frames": len(keep),
+        "frames": item.frames,
         "span": item.span,
         "kept": keep.float().mean().item(),
         "evidence_recall": evidence_recall(item.evidence, keep.numpy()),

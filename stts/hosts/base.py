@@ -6,6 +6,7 @@ sequence, generation, saving) is shared. docs/hosts.md has an example.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, ClassVar
@@ -16,12 +17,13 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from ..data.video.pixels import normalize
 from ..pruning.config import STTSConfig
 from ..pruning.memory import Clips
 from ..pruning.scorer import STTSScorer
 from ..pruning.windows import Grid
 
-__all__ = ["Clips", "Host", "as_rows"]
+__all__ = ["Clips", "Host", "as_rows", "in_placeholder_order"]
 
 
 class Host:
@@ -49,11 +51,22 @@ class Host:
     """The key of the features in transformers' mm_encoder_outputs: "image" where frames are images to the model."""
     keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     """Arguments of forward that belong to the videos; the first one holds their pixels."""
+    adapter_before_pooling: ClassVar[bool] = False
+    """Whether the adapter's layers run on patches, which are pooled behind it."""
     mrope: ClassVar[bool] = False
     """Whether positions of LLM tokens have three planes: time, height, width."""
+    both_ways: ClassVar[bool] = False
+    """Whether visual tokens, those of mm_token_type_ids 1, see each other in both directions."""
+    images_beside: ClassVar[bool] = True
+    """Whether the class itself takes images and videos in one batch."""
+    frame_grid: Grid | None = None
+    """Rows and columns of patches of every frame, where all frames have one size."""
+    collects: Sequence[int] = ()
+    """Zero-based blocks whose outputs `encode` reads off the pass that is active (pruning.blocks.active_pass)."""
 
-    written: ClassVar[type[nn.Module] | None] = None
-    """The pruning class of this host, where one is written by hand."""
+    served: ClassVar[bool] = False
+    """Whether stts.serving knows the pruning class: a saved folder's config.json then says its name, by which engines
+    find it, and not the transformers class's, under which they would serve it unpruned."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -104,6 +117,20 @@ class Host:
 
     # From pixels to the LLM
 
+    def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Forward's arguments as the class takes them: pixels that travelled as bytes normalised, mm_token_type_ids
+        only where it knows them."""
+        key = self.keys[0]
+        if (pixels := inputs.get(key)) is not None and pixels.dtype == torch.uint8:
+            inputs = inputs | {key: self.floats(pixels)}
+        if "mm_token_type_ids" not in inspect.signature(self.model.forward).parameters:
+            inputs = {name: x for name, x in inputs.items() if name != "mm_token_type_ids"}
+        return inputs
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """Bytes -> pixels as the vision model takes them."""
+        return normalize(pixels)
+
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Call the host's own vision model and adapter.
 
@@ -123,6 +150,10 @@ class Host:
         """(B, L) bool, True at the placeholders of videos."""
         return input_ids == self.token_id
 
+    def check_images(self, input_ids: Tensor, of_video: Tensor, inputs: dict[str, Any]) -> None:
+        """Raises ValueError for images beside videos that do not fit their placeholders, where the class itself
+        would not notice. of_video: (B, L) bool, what `placeholders` gave."""
+
     def output(self, rows: Sequence[Tensor], extra: dict[str, list[list[Tensor]]]) -> ModelOutput:
         """Features of the kept tokens, batch row by batch row, as the host's forward takes them encoded."""
         return BaseModelOutputWithPooling(pooler_output=tuple(rows), **extra)
@@ -141,9 +172,36 @@ class Host:
         leave inputs."""
         if self.modality == "image" or inputs.get("pixel_values") is None:
             return {}
-        names = {name for name in inputs if name.startswith(("pixel_values", "image_"))} - set(self.keys)
+        begins = ("pixel_values", "image_", "batch_num_images")
+        names = {name for name in inputs if name.startswith(begins)} - set(self.keys)
         images = {name: inputs.pop(name) for name in sorted(names)}
         return {"image": self.model.base_model.get_image_features(**images, return_dict=True)}
+
+    def in_order(
+        self, features: Tensor, images: dict[str, ModelOutput], input_ids: Tensor
+    ) -> tuple[Tensor, dict[str, ModelOutput]]:
+        """Where a video's placeholder is an image's, too: features of both in the order of their placeholders, and
+        what is left of images. features: (K, D), of videos; images: what `others` gave; input_ids: of survivors."""
+        return features, images
+
+    def embed(
+        self, input_ids: Tensor, features: Tensor, extra: dict[str, list[Tensor]]
+    ) -> dict[str, Any] | None:
+        """Forward's arguments in place of input_ids (B, L) and encoded videos: inputs_embeds (B, L, D) with features
+        (K, D) in their places, and how `extra`, further features of the same tokens, goes in; None: the host's own
+        forward puts them there. For hosts whose own forward would wait for the device to find the places."""
+        return None
+
+    def attach(self) -> None:
+        """Add the hooks that `embed` relies on to a model that begins to prune."""
+
+    def detach(self) -> None:
+        """Take them away again."""
+
+    def still(self) -> dict[str, Tensor]:
+        """The arguments of the smallest video, of one frame and any pixels, on the CPU: what a process without a
+        video runs where weights are sharded. Raises NotImplementedError where none is described."""
+        raise NotImplementedError
 
     # What follows from that
 
@@ -200,3 +258,17 @@ def as_rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([part.flatten(0, -2) for part in features])
+
+
+def in_placeholder_order(videos: Tensor, images: Tensor, placeholder: Tensor, of_video: Tensor) -> Tensor:
+    """Visual features in the order of their placeholders, row by row.
+
+    videos: (K, D), images: (I, D), each in order; placeholder: (B, L) bool, K + I of them True; of_video: (B, L)
+    bool, True at the K of videos. Returns (K + I, D).
+    """
+    visual = torch.cat([videos, images.to(videos)])
+    of_image = (placeholder & ~of_video).flatten()
+    of_video = of_video.flatten()
+    row = torch.where(of_video, of_video.cumsum(0) - 1, len(videos) + of_image.cumsum(0) - 1)  # (B * L,)
+    places = placeholder.flatten().logical_not().byte().argsort(stable=True)[: len(visual)]
+    return visual[row[places]]

@@ -20,24 +20,38 @@ from ..pruning.scorer import STTSScorer
 from .base import Host
 from .model import PrunedVLM
 from .pruned import PrunedModel, become
-from .vision import PrunedVision, VisionHost
+from .vision import VisionHost
 
 HOSTS = {
-    "Molmo2VisionModel": "vision.Molmo2Vision",
+    "Molmo2VisionModel": "molmo2.Molmo2Vision",
     "SiglipVisionModel": "vision.Siglip",
     "CLIPVisionModel": "vision.Clip",
     "Dinov2Model": "vision.Dinov2",
     "Dinov2WithRegistersModel": "vision.Dinov2WithRegisters",
+    "VisionTransformer": "timm_vit.Timm",
+    "Eva": "timm_vit.Timm",
     "Molmo2ForConditionalGeneration": "molmo2.Molmo2",
     "Qwen3VLForConditionalGeneration": "qwen3_vl.Qwen3VL",
+    "Qwen3_5ForConditionalGeneration": "qwen3_5.Qwen35",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl.Qwen25VL",
+    "Qwen2VLForConditionalGeneration": "qwen2_vl.Qwen2VL",
+    "Glm4vForConditionalGeneration": "glm4v.Glm4v",
+    "Glm46VForConditionalGeneration": "glm4v.Glm4v",
+    "VideoLlama3ForConditionalGeneration": "video_llama_3.VideoLlama3",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision.LlavaOnevision",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video.LlavaNextVideo",
+    "InternVLForConditionalGeneration": "internvl.InternVL",
+    "SmolVLMForConditionalGeneration": "smolvlm.SmolVLM",
+    "Idefics3ForConditionalGeneration": "smolvlm.SmolVLM",
+    "Gemma3ForConditionalGeneration": "gemma3.Gemma3",
 }
-"""transformers' classes and the description of each, by module and name."""
+"""transformers' and timm's classes and the description of each, by module and name."""
 
 
 def host_of(cls: type) -> type[Host] | None:
     """The description of a transformers class, or of the class it inherits from."""
     for parent in cls.__mro__:
-        if parent.__name__ in HOSTS and parent.__module__.startswith("transformers."):
+        if parent.__name__ in HOSTS and parent.__module__.startswith(("transformers.", "timm.")):
             module, _, name = HOSTS[parent.__name__].rpartition(".")
             return getattr(importlib.import_module(f".{module}", __package__), name)
     return None
@@ -59,14 +73,12 @@ def pruning(cls: type[PreTrainedModel], host: type[Host] | None = None) -> type[
         raise ValueError(
             f"host is {host!r}, must be a subclass of stts.hosts.base.Host: the class, not an instance"
         )
-    if host.written is not None and host.written.base is cls:
-        return host.written
     return _pruning(cls, host)
 
 
 @cache
 def _pruning(base: type[PreTrainedModel], host: type[Host]) -> type[PreTrainedModel]:
-    mixin = PrunedVision if issubclass(host, VisionHost) else PrunedVLM
+    mixin = host.pruned() if issubclass(host, VisionHost) else PrunedVLM
     names = list(inspect.signature(base.forward).parameters)[1:]
 
     @wraps(base.forward)  # generate reads the names of its arguments
@@ -84,7 +96,8 @@ def _pruning(base: type[PreTrainedModel], host: type[Host]) -> type[PreTrainedMo
     made = type(f"STTS{base.__name__}", (mixin, base), attributes)
     # transformers converts released key layouts only for classes it knows by name
     layout = get_checkpoint_conversion_mapping(base.__name__)
-    layout = layout or get_checkpoint_conversion_mapping(getattr(base.config_class, "model_type", None))
+    kind = getattr(getattr(base, "config_class", None), "model_type", None)
+    layout = layout or get_checkpoint_conversion_mapping(kind)
     if layout is not None:
         register_checkpoint_conversion_mapping(made.__name__, layout, overwrite=True)
     return made

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,14 @@ def family_on_hub(hub_id: str) -> Family:
     return family_of(Path(cached_file(hub_id, "config.json")).parent)
 
 
+def _refuse_pixels(spec: ModelSpec, model: str) -> None:
+    for name in ("min_pixels", "max_pixels"):
+        if getattr(spec, name) is not None:
+            raise ValueError(
+                f"model.{name} is {getattr(spec, name)}, but {model} takes frames of one size: leave it null"
+            )
+
+
 def _molmo2_class() -> type[PreTrainedModel]:
     from .molmo2 import STTSMolmo2ForConditionalGeneration
 
@@ -60,34 +69,57 @@ def _molmo2_attention(spec: ModelSpec, device: str) -> dict[str, str]:
 def _molmo2_processor(path_or_id: str | PathLike, spec: ModelSpec, stts: STTSConfig) -> Processor:
     from ..data.processors.molmo2 import VideoProcessor
 
-    for name in ("min_pixels", "max_pixels"):
-        if getattr(spec, name) is not None:
-            raise ValueError(
-                f"model.{name} is {getattr(spec, name)}, but a Molmo2 takes frames of one size: leave it null"
-            )
+    _refuse_pixels(spec, "a Molmo2")
     return VideoProcessor.from_pretrained(path_or_id, pool_width=stts.for_windows(POOL_WIDTH).pool_width)
 
 
-def _qwen3_vl_class() -> type[PreTrainedModel]:
-    from transformers import Qwen3VLForConditionalGeneration
+def _pruning_class(name: str) -> Callable[[], type[PreTrainedModel]]:
+    """Of a class of transformers."""
 
-    from .classes import pruning
+    def load() -> type[PreTrainedModel]:
+        import transformers
 
-    return pruning(Qwen3VLForConditionalGeneration)
+        from .classes import pruning
+
+        return pruning(getattr(transformers, name))
+
+    return load
 
 
 def _any_attention(spec: ModelSpec, device: str) -> str | None:
     return None if spec.attn_implementation == "auto" else spec.attn_implementation
 
 
-def _qwen_processor(path_or_id: str | PathLike, spec: ModelSpec, stts: STTSConfig) -> Processor:
-    from ..data.processors.qwen import QwenProcessor
+def _processor(module: str, name: str) -> Callable[..., Processor]:
+    """A class of stts.data.processors, told the bounds on pixels where its frames may be of any size."""
 
-    return QwenProcessor.from_pretrained(path_or_id, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
+    def load(path_or_id: str | PathLike, spec: ModelSpec, stts: STTSConfig) -> Processor:
+        cls = getattr(import_module(f"stts.data.processors.{module}"), name)
+        if not hasattr(cls, "frames_type"):
+            _refuse_pixels(spec, f"a model of {cls.family}")
+            return cls.from_pretrained(path_or_id)
+        return cls.from_pretrained(path_or_id, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
+
+    return load
+
+
+def _family(transformers_class: str, module: str, processor: str) -> Family:
+    return Family(_pruning_class(transformers_class), _any_attention, _processor(module, processor))
 
 
 FAMILIES = {
     "molmo2": Family(_molmo2_class, _molmo2_attention, _molmo2_processor),
-    "qwen3_vl": Family(_qwen3_vl_class, _any_attention, _qwen_processor),
+    "qwen3_vl": _family("Qwen3VLForConditionalGeneration", "qwen", "QwenProcessor"),
+    "qwen3_5": _family("Qwen3_5ForConditionalGeneration", "qwen", "QwenProcessor"),
+    "qwen2_5_vl": _family("Qwen2_5_VLForConditionalGeneration", "qwen2_vl", "Qwen25VLProcessor"),
+    "qwen2_vl": _family("Qwen2VLForConditionalGeneration", "qwen2_vl", "Qwen2VLProcessor"),
+    "glm4v": _family("Glm4vForConditionalGeneration", "glm4v", "Glm4vProcessor"),
+    "glm46v": _family("Glm46VForConditionalGeneration", "glm4v", "Glm46VProcessor"),
+    "video_llama_3": _family("VideoLlama3ForConditionalGeneration", "video_llama_3", "VideoLlama3Processor"),
+    "llava_onevision": _family("LlavaOnevisionForConditionalGeneration", "llava", "LlavaOnevisionProcessor"),
+    "llava_next_video": _family("LlavaNextVideoForConditionalGeneration", "llava", "LlavaNextVideoProcessor"),
+    "internvl": _family("InternVLForConditionalGeneration", "internvl", "InternVLProcessor"),
+    "smolvlm": _family("SmolVLMForConditionalGeneration", "smolvlm", "SmolVLMProcessor"),
+    "gemma3": _family("Gemma3ForConditionalGeneration", "gemma3", "Gemma3Processor"),
 }
 """By the model_type of config.json."""

@@ -29,6 +29,9 @@ TRAINED_WITH = (
     "bias_floor",
     "bias_norm",
     "bias_range",
+    "novelty_power",
+    "novelty_since",
+    "score_floor",
     "position_ids",
     "scorer_num_heads",
     "scorer_hidden_dims",
@@ -42,10 +45,10 @@ class ModelSpec:
     """Which weights to start from. Raises ValueError, naming the key, when a value makes no sense."""
 
     path: str | None = None
-    """A folder, or a hub id such as allenai/Molmo2-4B. None, for tiny only: what `pretrained` says."""
+    """A folder, or a hub id such as allenai/Molmo2-4B. None, for our own models only: what `pretrained` says."""
     name: str = "model"
-    """"tiny": the tiny model; a folder of it that does not exist is made, with random weights. "tiny_qwen3_vl": a
-    small Qwen3-VL with random weights. Else only a label."""
+    """"tiny", "tiny_qwen3_vl": our own tiny Molmo2 and Qwen3-VL; a folder of one that does not exist is made, with
+    random weights. Else only a label."""
     pretrained: bool = True
     """Without a path: the weights that come with the package; False: random ones, in outputs/models."""
     dtype: str = field(default="auto", metadata=one_of(*DTYPES))
@@ -133,11 +136,7 @@ def _own_folder(spec: ModelSpec) -> Path:
     from .tiny import make_tiny, shipped_folder
 
     if spec.path is None and spec.pretrained:
-        if spec.name not in SIZES:
-            raise ValueError(
-                f"no trained weights of {spec.name} come with the package: set model.pretrained=false"
-            )
-        return shipped_folder()
+        return shipped_folder(spec.name)
     path = Path(spec.path or f"outputs/models/{spec.name}-seed{spec.seed}").expanduser()
     if (path / "config.json").exists():
         return check_folder(path, "model.path")

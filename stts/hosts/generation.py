@@ -2,100 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..pruning.layout import BatchLayout
 from ..pruning.sequence import plan_survivors
-from .images import IMAGE_KEYS, VIDEO_KEYS
+from .llm_attention import check_masks
+from .survivors import Batch, prune
 
 
 class PrunedGeneration:
-    """generate() of a model whose `model` is an STTSMolmo2Model; stands before transformers' class."""
+    """generate of a pruning VLM."""
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, **kwargs):
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """transformers' generate on the surviving prompt.
 
         Takes what forward takes, padded on either side, and generate's own options. Returns input_ids as given,
-        followed by the new tokens. last_keep_windows then holds what was kept, (F, W) bool or None.
+        followed by the new tokens. last_keep_windows then holds what was kept.
         """
         self.last_keep_windows = None
-        input_ids = kwargs.pop("input_ids", inputs)
-        layout = kwargs.pop("layout", None)
-        if input_ids is None or kwargs.get("inputs_embeds") is not None:
+        input_ids, kwargs = kwargs.pop("input_ids", inputs), self.host.accept(kwargs)
+        names = ("layout", "window_scores", "visual")
+        asked = {name: kwargs.pop(name, None) for name in names}
+        if kwargs.get("inputs_embeds") is not None:
             return super().generate(input_ids, **kwargs)
-        prompt = self._prompt(input_ids, layout, kwargs)
-        if prompt is None:
-            return super().generate(input_ids, **kwargs)
+        text = (input_ids, kwargs.get("attention_mask"), kwargs.get("position_ids"))
+        check_masks(self, None, asked["visual"] is not None or kwargs.get(self.host.keys[0]) is not None)
+        pruned = prune(self, Batch(*text, **asked, prompt=True), kwargs)
+        if pruned is None:
+            kwargs.pop("frames_per_video", None)
+            return self._as_given(super().generate(**padded_left(input_ids, kwargs)), input_ids)
+        self.last_keep_windows = pruned.encoded.keep
+        kwargs = pruned.others | pruned.tokens
+        length = pruned.tokens["input_ids"].shape[1]
         for bound in ("max_length", "min_length"):  # counted from the prompt the caller knows
             if kwargs.get(bound) is not None:
-                kwargs[bound] += prompt["input_ids"].shape[1] - input_ids.shape[1]
-        output = super().generate(**kwargs | prompt)
+                kwargs[bound] += length - input_ids.shape[1]
+        return self._as_given(super().generate(**kwargs), input_ids, length)
+
+    @staticmethod
+    def _as_given(output: Any, input_ids: Tensor | None, length: int | None = None) -> Any:
+        """generate's output with the prompt that the caller knows, in place of one of so many tokens."""
+        if input_ids is None:
+            return output
         sequences = output if isinstance(output, Tensor) else output.sequences
-        new = sequences[:, prompt["input_ids"].shape[1] :]
+        new = sequences[:, input_ids.shape[1] if length is None else length :]
         sequences = torch.cat([input_ids.repeat_interleave(len(new) // len(input_ids), 0), new], 1)
         if isinstance(output, Tensor):
             return sequences
         output.sequences = sequences
         return output
 
-    def _prompt(self, input_ids: Tensor, layout: BatchLayout | None, kwargs: dict) -> dict | None:
-        """The prompt pruned and padded on the left, its videos encoded; None when it can go in as it is."""
-        mask, types = kwargs.get("attention_mask"), kwargs.get("mm_token_type_ids")
-        visual, scores = kwargs.pop("visual", None), kwargs.pop("window_scores", None)
-        videos = {key: kwargs[key] for key in VIDEO_KEYS if kwargs.get(key) is not None}
-        images = {key: kwargs[key] for key in IMAGE_KEYS if kwargs.get(key) is not None}
-        if videos or visual is not None:
-            layout = layout or self.model.layout_of(
-                input_ids, mask, videos["video_grids"], images.get("image_grids")
-            )
-        prunes = layout is not None and self.model.prunes(layout)
-        if not prunes and visual is None and not (videos and images):
-            return None if mask is None else _left_padded(input_ids, mask, types)
-        for key in (*VIDEO_KEYS, *IMAGE_KEYS, "image_num_crops"):
-            kwargs.pop(key, None)
-        if not prunes:  # videos and images, which transformers refuses together
-            mask = torch.ones_like(input_ids) if mask is None else mask
-            prompt = _left_padded(input_ids, mask, types)
-            features = self.model.encode_whole(prompt["input_ids"], videos, images, visual)
-            return prompt | self._encoded(prompt["input_ids"], features)
-        positions = kwargs.pop("position_ids", None)
-        if positions is None and mask is not None:
-            positions = (mask.long().cumsum(-1) - 1).clamp(0)
-        pixels, pooling, _ = (videos.get(key) for key in VIDEO_KEYS)
-        text, chosen = (mask, positions, types), {"visual": visual, "window_scores": scores}
-        pruned = self.model.prune(
-            input_ids, pixels, pooling, layout, *text, images=images, left=True, **chosen
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Tensor, dict]:
+        """For beams: our features row by row, which transformers, counting placeholders, would not always find."""
+        encoded = (kwargs.get("mm_encoder_outputs") or {}).get(self.host.modality)
+        again = getattr(encoded, "again", None)
+        if expand_size == 1 or again is None:
+            return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        others = {k: v for k, v in kwargs.pop("mm_encoder_outputs").items() if k != self.host.modality}
+        ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, mm_encoder_outputs=others or None, **kwargs
         )
-        self.last_keep_windows = pruned.vision.keep
-        return {
-            "input_ids": pruned.input_ids,
-            "attention_mask": pruned.attention_mask,
-            "position_ids": pruned.position_ids,
-            "mm_token_type_ids": pruned.mm_token_type_ids,
-        } | self._encoded(pruned.input_ids, pruned.visual)
-
-    def _encoded(self, input_ids: Tensor, visual: Tensor) -> dict:
-        """Visual features (K, D), in the order of their placeholders, as an argument of transformers' generate,
-        which repeats them row by row for beams."""
-        per_row = (input_ids == self.config.image_token_id).sum(1).tolist()
-        return as_encoded(visual.split(per_row))
+        others = kwargs.get("mm_encoder_outputs") or {}
+        return ids, kwargs | {"mm_encoder_outputs": others | {self.host.modality: again(expand_size)}}
 
 
-def as_encoded(visual: Sequence[Tensor]) -> dict:
-    """Visual features, (K_i, D) each, as the argument that makes transformers' Molmo2 take them for encoded."""
-    return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tuple(visual))}}
-
-
-def _left_padded(input_ids: Tensor, mask: Tensor, types: Tensor | None) -> dict:
-    """Move padding to the left, where generation needs it; the same tensors when it stands there already."""
-    survivors = plan_survivors(mask.bool(), input_ids.shape[1], left=True)
+def padded_left(input_ids: Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
+    """generate's arguments, padding moved to the left in all that have an entry for every token."""
+    mask = inputs.get("attention_mask")
+    if input_ids is None:
+        return inputs
+    inputs = {"input_ids": input_ids, **inputs}
+    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+        return inputs
+    survivors = plan_survivors(mask.bool(), mask.shape[1], left=True)
     return {
-        "input_ids": survivors.take(input_ids, 0),
-        "attention_mask": survivors.valid.long(),
-        "mm_token_type_ids": survivors.take(types, 0),
+        name: survivors.take(x, 0) if isinstance(x, Tensor) and x.shape == mask.shape else x
+        for name, x in inputs.items()
     }

@@ -18,9 +18,9 @@ from transformers import initialization as init
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from ..pruning.attention import uninstall
+from ..pruning.blocks import Blocks, to_dense
 from ..pruning.config import STTSConfig
 from ..pruning.handover import Route, carried
-from ..pruning.run import Blocks, to_dense
 from ..pruning.scorer import STTSScorer
 from ..pruning.vit import build_scorer
 from .base import Host
@@ -62,19 +62,24 @@ class PrunedModel:
         host.set_blocks(Blocks(host.blocks))
         if host.tail == "vision":
             vision.register_forward_hook(to_dense)
+        host.attach()
         vision.scorer = started(scorer, stts.scorer_bias, like=vision)
         self.config.stts = stts.to_dict()
 
     def _release(self) -> STTSScorer:
         """Undo _adopt, but for the settings; the scorer."""
         host = self.host
+        vars(self).pop("_settled", None)
         vision, scorer = host.vision, host.scorer
         del vision.scorer
         host.set_blocks(nn.ModuleList(host.blocks))
         for number, hook in list(vision._forward_hooks.items()):
             if hook is to_dense:
                 del vision._forward_hooks[number]
-        uninstall(vision.config)
+        host.detach()
+        for module in self.modules():
+            if "config" in vars(module):
+                uninstall(module.config)
         return scorer
 
     @classmethod
@@ -108,13 +113,15 @@ class PrunedModel:
         return (model, loaded) if told else model
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
-        """As transformers does; config.json names the plain class, which loads the folder without the scorer."""
+        """As transformers does; config.json names the plain class, unless an engine serves this one by its name
+        (Host.served). The plain one loads the folder either way, without the scorer."""
         push = kwargs.pop("push_to_hub", False)
         super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory) / "config.json"
         if kwargs.get("is_main_process", True) and path.exists():
             saved = json.loads(path.read_text())
-            path.write_text(json.dumps(saved | {"architectures": [self.base.__name__]}, indent=2) + "\n")
+            cls = type(self) if self.host_type.served else self.base
+            path.write_text(json.dumps(saved | {"architectures": [cls.__name__]}, indent=2) + "\n")
         if push:
             self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name)
 
@@ -143,7 +150,10 @@ class PrunedModel:
     @property
     def stts(self) -> STTSConfig:
         """The active settings. Assign another at any time; the scorer itself keeps its size."""
-        return self.host.settle(STTSConfig.from_dict(self.config.stts))
+        saved, known = self.config.stts, vars(self).get("_settled")
+        if known is None or known[0] != saved:  # checked once: every step of a generation asks
+            known = self._settled = dict(saved), self.host.settle(STTSConfig.from_dict(saved))
+        return known[1]
 
     @stts.setter
     def stts(self, stts: STTSConfig) -> None:
@@ -163,7 +173,7 @@ class PrunedModel:
 def become(model: nn.Module, cls: type) -> None:
     """Make a model an instance of another class, also for those who remember its class or its forward."""
     model.__class__ = cls
-    _CAN_RECORD_REGISTRY[model] = model._can_record_outputs
+    _CAN_RECORD_REGISTRY[model] = getattr(model, "_can_record_outputs", {})
     if "_old_forward" in vars(model):  # accelerate's, of a model spread over devices
         model._old_forward = MethodType(cls.forward, model)
 

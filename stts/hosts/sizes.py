@@ -34,3 +34,5 @@ SIZES = {"tiny": TINY}
 """Of the tiny Molmo2, by name."""
 OWN_MODELS = (*SIZES, "tiny_qwen3_vl")
 """Names of models that are made here and need no path."""
+TRAINED = {"tiny": "molmo2", "tiny_qwen3_vl": "qwen3_vl"}
+"""Those whose trained weights come with the package, and their families."""

@@ -30,7 +30,7 @@ from transformers import (
 
 from ..data.synthetic import clips as synthetic
 from ..files.make_once import make_once
-from .sizes import HEAD_DIM, TINY, Sizes
+from .sizes import HEAD_DIM, TINY, TRAINED, Sizes
 
 VERSION = 2
 """Raise it when the same seed would give another model: folders of other versions are made anew."""
@@ -82,20 +82,23 @@ CHAT_TEMPLATE = """\
 """Videos first, then the turns; the last answer is left open. As Molmo2's own."""
 
 
-SHIPPED = Path(__file__).parents[1] / "assets" / "tiny"
+ASSETS = Path(__file__).parents[1] / "assets"
 
 
-def shipped_folder() -> Path:
-    """The folder of the trained tiny model that comes with the package.
+def shipped_folder(name: str = "tiny") -> Path:
+    """The folder of the trained weights of that name (sizes.TRAINED) that comes with the package.
 
-    Raises ValueError where the package was installed without it.
+    Raises ValueError for a model of which none come, and where the package was installed without them.
     """
-    if not (SHIPPED / "model.safetensors").is_file():
+    if name not in TRAINED:
+        raise ValueError(f"no trained weights of {name} come with the package: set model.pretrained=false")
+    folder = ASSETS / name
+    if not (folder / "model.safetensors").is_file():
         raise ValueError(
-            f"the tiny model's weights are not in {SHIPPED}: install the package again, make them with "
-            "`python scripts/make_tiny.py`, or take random ones with model.pretrained=false"
+            f"the weights of {name} are not in {folder}: install the package again, make them with "
+            f"`python scripts/make_tiny.py host={TRAINED[name]}`, or take random ones with model.pretrained=false"
         )
-    return SHIPPED
+    return folder
 
 
 def make_tiny(folder: str | Path, seed: int = 0) -> Path:

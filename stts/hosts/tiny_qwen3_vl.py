@@ -1,8 +1,9 @@
 """A Qwen3-VL of less than a million parameters that needs no download: transformers' own class in an ordinary folder.
 
 It fits the clips of stts.data.synthetic: a unit of two 72 px frames is 6 x 6 patches, 9 windows of 2 x 2. Six ViT
-blocks leave room for the whole method, with one deepstack layer before the prune and one behind it. Its weights are
-random, drawn so that it learns on a CPU, for the reasons that tiny.py gives for the tiny Molmo2.
+blocks leave room for the whole method, with one deepstack layer before the prune and one behind it. Random
+weights are drawn so that it learns on a CPU, for the reasons that tiny.py gives for the tiny Molmo2; trained ones
+come with the package (tiny.shipped_folder).
 """
 
 from __future__ import annotations

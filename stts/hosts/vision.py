@@ -1,4 +1,4 @@
-"""Bare vision models: Molmo2's, SigLIP's, CLIP's and DINOv2's, which prune the frames of videos they are given.
+"""Bare vision models: SigLIP's, CLIP's and DINOv2's, which prune the frames of videos they are given.
 
 SigLIP 2 checkpoints of fixed resolution load as SigLIP models.
 """
@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from ..data.video.pixels import normalize
 from ..pruning.attention import install
 from ..pruning.config import STTSConfig
 from ..pruning.packing import Packing, unpack
@@ -62,6 +60,11 @@ class VisionHost(Host):
     def settle(self, stts: STTSConfig) -> STTSConfig:
         return stts.for_windows(stts.pool_width or POOL_WIDTH)
 
+    @classmethod
+    def pruned(cls) -> type[PrunedModel]:
+        """What stands before such a model's class."""
+        return PrunedVision
+
     def grid(self, pixels: Tensor) -> Grid:
         """Rows and columns of patches of these frames."""
         side = self.model.config.image_size // self.model.config.patch_size
@@ -70,19 +73,6 @@ class VisionHost(Host):
     def floats(self, pixels: Tensor) -> Tensor:
         """Pixels as the model takes them."""
         return pixels
-
-
-class Molmo2Vision(VisionHost):
-    """Molmo2VisionModel. It takes patches, (F, N, patch pixels), uint8 or normalised."""
-
-    blocks_at = "layers"
-
-    def grid(self, pixels: Tensor) -> Grid:
-        height, width = (side // self.model.config.patch_size for side in self.model.config.image_size)
-        return height, width
-
-    def floats(self, pixels: Tensor) -> Tensor:
-        return normalize(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
 class Siglip(VisionHost):
@@ -136,11 +126,15 @@ class PrunedVision(PrunedModel):
         pixel_values = host.floats(pixel_values)
         if not any(clips.drops(stts.prune_ratio)):
             return super().forward(pixel_values, **kwargs)
-        install(self.config)
         run = Run(host, clips, stts, host.scorer, window_scores)
         with run.active():
-            out = super().forward(pixel_values, **kwargs)
+            hidden = self.last_hidden(pixel_values, **kwargs)
         packing = run.kept_packing.without_filler()
-        hidden = run.kept(out.last_hidden_state, packing)
+        hidden = run.kept(hidden, packing)
         scored = (run.together(name) for name in ("keep", "scores", "scored"))
         return PrunedOutput(hidden, packing.index, *scored, packing)
+
+    def last_hidden(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+        """What the model says of the tokens that survive, where a run is active."""
+        install(self.config)
+        return super().forward(pixel_values, **kwargs).last_hidden_state

@@ -2,15 +2,16 @@
 
 A ViT whose config names "stts_<implementation>" runs unpruned blocks on <implementation> as before. A block given
 a KeyBias in place of its attention mask adds it to the logits; one given Ragged attends within each frame of a
-packed batch.
+packed batch. Where windows are pooled, each by a single query, a GPU gets plain sums.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,12 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from .flex import flex
 from .handover import hear, told_aside
-from .packing import Packing, bin_slots, plan_bins
+from .packing import Packing
 
 PREFIX = "stts_"
+HALF = (torch.float16, torch.bfloat16)
+HALF_ALONE = ("varlen", "flash")
+"""Backends whose kernels take nothing else."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class KeyBias:
 
     bias: Tensor
     """(B, L), at most 0."""
+
+    def as_mask(self) -> AsMask:
+        """For layers that call scaled_dot_product_attention themselves."""
+        return AsMask(self)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class Ragged:
     backend: str = "auto"
     key_bias: Tensor | None = None
     """(L,), added to the logits of each key."""
+
+    def as_mask(self) -> AsMask:
+        """For layers that call scaled_dot_product_attention themselves."""
+        return AsMask(self)
 
 
 def install(config) -> None:
@@ -90,18 +102,64 @@ def attention_forward(
         stts = told_aside()
     attention_mask = attention_mask if stts is None else stts
     if isinstance(attention_mask, KeyBias | Ragged):
-        hear()
-    if isinstance(attention_mask, Ragged):
-        packing, backend, head_dim = attention_mask.packing, attention_mask.backend, value.shape[-1]
-        if attention_mask.key_bias is not None:
-            query, key, value = with_bias_channels(query, key, value, attention_mask.key_bias[None], scaling)
-        out = ragged_attention(query[0], key[0], value[0], packing, scaling, backend)[None, ..., :head_dim]
-    elif isinstance(attention_mask, KeyBias):
-        out = biased_attention(query, key, value, attention_mask.bias, scaling)
+        out = attend_as_told(query, key, value, attention_mask, scaling)
+    elif query.shape[2] == 1 < key.shape[2] and query.device.type != "cpu":
+        out = one_query_attention(query, key, value, attention_mask, scaling)
     else:
         dense = _dense(module, implementation)
         return dense(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return out.transpose(1, 2).contiguous(), None
+
+
+def attend_as_told(
+    query: Tensor, key: Tensor, value: Tensor, how: KeyBias | Ragged, scaling: float
+) -> Tensor:
+    """Attention of one block, all of (B, heads, L, head_dim)."""
+    hear()
+    if isinstance(how, KeyBias):
+        return biased_attention(query, key, value, how.bias, scaling)
+    head_dim = value.shape[-1]
+    if how.key_bias is not None:
+        query, key, value = with_bias_channels(query, key, value, how.key_bias[None], scaling)
+    return ragged_attention(query[0], key[0], value[0], how.packing, scaling, how.backend)[
+        None, ..., :head_dim
+    ]
+
+
+class AsMask:
+    """What a block is told, in the place of a mask of scaled_dot_product_attention, for layers that call it."""
+
+    def __init__(self, how: KeyBias | Ragged) -> None:
+        self.how = how
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Tensor:
+        if func is not F.scaled_dot_product_attention:
+            return NotImplemented
+        query, key, value = args[:3]
+        scaling = (kwargs or {}).get("scale") or query.shape[-1] ** -0.5
+        return attend_as_told(query, key, value, kwargs["attn_mask"].how, scaling)
+
+
+def one_query_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Attention of a single query in each of many small batches, such as windows of 9 patches: written out.
+
+    query: (n, heads, 1, d); key, value: (n, heads or fewer, P, d); mask: None, (n, P), or what SDPA takes, bool or
+    added, for (n, heads, 1, P). Returns (n, heads, 1, d). GPU kernels give each query a block: there is no grid of
+    more than 65,535, some count past 2^31 in the backward pass from 10,923 on, and keep gigabytes for it.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x if groups == 1 else x.repeat_interleave(groups, 1) for x in (key, value))
+    logits = (query.float() * key.float()).sum(-1) * scaling  # (n, heads, P)
+    if mask is not None:
+        mask = mask[:, :, 0] if mask.ndim == 4 else mask[:, None].bool()
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    weights = logits.softmax(-1).to(value.dtype)
+    return (weights[..., None] * value).sum(2, keepdim=True)
 
 
 def _dense(module: nn.Module, implementation: str) -> Callable:
@@ -164,7 +222,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> str:
     """What "auto" means: a loop on the CPU, varlen kernels for half precision on CUDA, bins elsewhere."""
     if device.type == "cpu":
         return "loop"
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+    if device.type == "cuda" and dtype in HALF:
         return "varlen"
     return "bins"
 
@@ -174,12 +232,18 @@ def ragged_attention(
 ) -> Tensor:
     """Attention within each segment of a packed batch.
 
-    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend.
+    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend, and on
+    one whose kernels take half precision alone where there is another.
     """
     if backend == "auto":
         backend = choose_backend(query.device, query.dtype)
     if backend not in _BACKENDS:
         raise ValueError(f"attention is {backend!r}, must be auto or one of {', '.join(_BACKENDS)}")
+    if backend in HALF_ALONE and query.dtype not in HALF:
+        raise ValueError(
+            f"attention is {backend!r}, whose kernels take bfloat16 and float16, but queries are {query.dtype}: take "
+            "attention=auto, or train in train.mixed_precision=bf16"
+        )
     return _BACKENDS[backend](query, key, value, packing, scaling)
 
 
@@ -235,9 +299,8 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: 
 
 @torch.compiler.disable
 def _bins(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
-    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths."""
-    lengths = packing.lengths()
-    slots, segments = (x.to(query.device) for x in bin_slots(plan_bins(lengths, packing.max_seqlen), lengths))
+    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths, once a batch."""
+    slots, segments = packing.bins
     mask = (segments[:, None, :, None] == segments[:, None, None, :]).logical_or(
         torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)  # no row without a key
     )

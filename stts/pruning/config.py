@@ -48,6 +48,17 @@ class STTSConfig:
     "uniform" (fewer frames), "evs" and "vidcom2" (in front of the LLM), "given" (scores passed to the model)."""
     aux_loss_weight: float = field(default=0.5, metadata=at_least(0))
     """Weight of the temporal auxiliary loss in the training loss. At 0 the scorer learns from the LLM alone."""
+    relevance_weight: float = field(default=0.0, metadata=at_least(0))
+    """Weight of the loss that pulls the scores of kept windows to the size of the LLM's gradient at their tokens,
+    as a share of their video's greatest (docs/relevance.md). At 0, as published, it is not computed."""
+    novelty_power: float = field(default=0.0, metadata=at_least(0))
+    """Windows are ranked by (score_floor + score) * novelty ** novelty_power, novelty being 1 - cosine similarity to
+    the same window earlier. At 0, as published, by the score alone."""
+    novelty_since: float = field(default=0.0, metadata=between(0, 1, "[)"))
+    """Novelty is held against the last frame in which the window had changed by more than this, so that what comes
+    slowly adds up. At 0: against the frame before."""
+    score_floor: float = field(default=0.05, metadata=at_least(0))
+    """What a score of 0 still counts in that product, so that windows of no relevance rank by their novelty."""
     aux_across_videos: bool = False
     """Hold the first frame of a video against the last one of the video before it in the batch, too. The published
     code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
@@ -58,7 +69,7 @@ class STTSConfig:
     ranked. At 1 the kept windows are drawn without replacement, odds in proportion to s / (1 - s); 0: none."""
     bias_floor: float = field(default=math.exp(-2), metadata=between(0, 1, "(]"))
     """Weight of the lowest score in the key bias, in (0, 1]. At 1 there is no bias, and the scorer learns from the
-    auxiliary loss alone."""
+    auxiliary loss and from relevance alone."""
     bias_norm: str = field(default="row", metadata=one_of("row", "frame"))
     """Min-max range of the key bias: "row" (each row of windows, as published) or "frame"."""
     bias_range: float = field(default=0.0, metadata=between(0, 1))

@@ -11,6 +11,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 BLOCK = 128
+VARIANTS = 64
+"""Times a function may be compiled: one row or more, shorter than a block or not, training or not, in ViT or LLM.
+Past torch's own 8, flex attention would run unfused, with L x L entries a head, and not say so."""
 
 
 def block_mask(segments: Tensor, free: Tensor | None = None) -> BlockMask:
@@ -55,19 +58,30 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(-1, dtype=torch.int32), order.int()
 
 
+def allow_variants() -> None:
+    """Let a function be compiled VARIANTS times."""
+    if not torch.compiler.is_compiling() and torch._dynamo.config.recompile_limit < VARIANTS:
+        torch._dynamo.config.recompile_limit = VARIANTS
+
+
 def flex(
     query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float, training: bool
 ) -> Tensor:
-    """flex attention, (B, heads, L, head_dim) -> the same; key and value may have fewer heads.
+    """flex attention, (B, heads, L, head_dim) -> the same, of value's dtype; key and value may have fewer heads.
 
     Compiled on CUDA, unfused on a CPU. Raises ValueError where torch has no kernel or no backward for it.
     """
+    query, key = (
+        query.to(value.dtype),
+        key.to(value.dtype),
+    )  # autocast leaves those that a norm has made in float32
     options = {"block_mask": mask, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     if query.device.type != "cpu":
         if query.shape[-1] < 16:
             raise ValueError(
                 f"flex attention needs heads of 16 channels or more, these have {query.shape[-1]}"
             )
+        allow_variants()
         return compile_friendly_flex_attention(query, key, value, training=training, **options)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         raise ValueError(

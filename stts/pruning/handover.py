@@ -36,7 +36,8 @@ told aside must therefore run in one thread at a time."""
 
 @dataclass(frozen=True)
 class Route:
-    """How the attention of a block is reached: by its "mask", by a "keyword", or "aside"."""
+    """How the attention of a block is reached: by its "mask", by a "keyword", "aside", or by the mask of
+    "sdpa" itself."""
 
     kind: str
     place: int = 0
@@ -48,6 +49,8 @@ class Route:
         parameters = inspect.signature(type(block).forward).parameters
         if "attention_mask" in parameters:
             return cls("mask", list(parameters).index("attention_mask") - 2)  # self, and the hidden states
+        if "attn_mask" in parameters:
+            return cls("sdpa")
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return cls("keyword")
         return cls("aside")
@@ -57,6 +60,8 @@ class Route:
         if self.kind == "aside":
             with aside(how):
                 return block(x, *args, **kwargs)
+        if self.kind == "sdpa":
+            return block(x, *args, **kwargs | {"attn_mask": how.as_mask()})
         if self.kind == "keyword":
             return block(x, *args, **kwargs, **{KEYWORD: how})
         if self.place < len(args):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .selection import num_dropped
+from .selection import num_kept_later
+from .windows import window_grid
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,14 @@ class BatchLayout:
     num_windows: int = 0
     """Of all videos, before any is dropped; 0 where nobody counted."""
 
-    def kept_windows(self, num_windows: int, prune_ratio: float) -> list[int]:
-        """Windows of each video that survive pruning, of num_windows a frame."""
-        return [t * num_windows - num_dropped(t, num_windows, prune_ratio) for t in self.frames_per_video]
-
-    def kept_lengths(self, num_windows: int, prune_ratio: float) -> list[int]:
-        """Tokens of each row that survive pruning."""
-        lengths = list(self.lengths)
-        kept = self.kept_windows(num_windows, prune_ratio)
-        for frames, windows, row in zip(self.frames_per_video, kept, self.video_rows, strict=True):
-            lengths[row] -= frames * num_windows - windows
-        return lengths
+    def kept_later(self, prune_ratio: float, unit: int) -> int:
+        """Windows of all videos that survive pruning, first frames aside. unit: side of a window in patches."""
+        if self.grids:
+            sizes = [window_grid(grid, unit) for grid in self.grids]
+            windows = [rows * cols for rows, cols in sizes]
+        else:
+            windows = [self.num_windows // max(sum(self.frames_per_video), 1)] * len(self.frames_per_video)
+        return num_kept_later(zip(self.frames_per_video, windows, strict=True), prune_ratio)
 
     @classmethod
     def read(
@@ -64,30 +62,6 @@ class BatchLayout:
         what = f"its videos, which need {list(tokens)} of them in turn"
         rows = _hand_out(tokens, found, what)
         return cls(tuple(frames), tuple(lengths), rows, tuple(map(tuple, grids)))
-
-    @classmethod
-    def from_tensors(
-        cls, placeholders: Tensor, attention_mask: Tensor | None, video_grids: Tensor, num_windows: int
-    ) -> BatchLayout:
-        """Read the sizes off the tensors.
-
-        placeholders: (B, L) bool, True at visual tokens; attention_mask: (B, L) or None; video_grids: (V, 3).
-        Raises ValueError when the placeholders of a row are not those of whole videos.
-        """
-        frames = video_grids[:, 0].tolist()
-        counts = placeholders.sum(1).tolist()
-        lengths = (
-            [placeholders.shape[1]] * len(counts)
-            if attention_mask is None
-            else attention_mask.sum(1).tolist()
-        )
-        return cls(tuple(frames), tuple(lengths), _rows_of_videos(frames, counts, num_windows))
-
-
-def _rows_of_videos(frames: Sequence[int], counts: Sequence[int], num_windows: int) -> tuple[int, ...]:
-    """Hand videos whose frames are all of one size out to the rows."""
-    what = f"its videos of {list(frames)} frames with {num_windows} windows each"
-    return _hand_out([t * num_windows for t in frames], counts, what)
 
 
 def _hand_out(tokens: Sequence[int], counts: Sequence[int], what: str) -> tuple[int, ...]:

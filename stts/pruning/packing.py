@@ -54,6 +54,13 @@ class Packing:
         places = torch.arange(len(self.index), device=self.index.device, dtype=torch.int32)
         return block_mask(torch.searchsorted(self.cu_seqlens, places, right=True, out_int32=True)[None])
 
+    @cached_property
+    def bins(self) -> tuple[Tensor, Tensor]:
+        """Where bin_slots lays the tokens, in bins as long as the longest segment: planned once, for all blocks."""
+        lengths = self.lengths()
+        slots, segments = bin_slots(plan_bins(lengths, self.max_seqlen), lengths)
+        return slots.to(self.index.device), segments.to(self.index.device)
+
     def positions(self) -> Tensor:
         """(F * N,) int64: place of each patch among the packed tokens; meaningless for a dropped patch."""
         places = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.int64, device=self.index.device)
@@ -69,7 +76,7 @@ def plan_packing(keep: Tensor, num_kept: int, filler: int = 0) -> Packing:
     order = keep.flatten().logical_not().byte().argsort(stable=True)  # (F * N,) survivors first, in order
     ends = keep.sum(1).cumsum(0)  # (F,)
     cu_seqlens = F.pad(ends, (1, 1))
-    cu_seqlens[-1] = num_kept
+    cu_seqlens[-1:].fill_(num_kept)  # a number set by index would be copied from the host, which waits
     return Packing(order[:num_kept], cu_seqlens.int(), filler, (frames, patches))
 
 

@@ -59,12 +59,27 @@ def choose(view: View) -> tuple[Tensor, Tensor]:
     if config.policy == "scorer":
         scores = view.scorer.score_windows(view.features, view.frames_per_video, view.grid)
         noise = config.score_noise if view.scorer.training else 0.0
-        ranked = explore(scores, noise) if noise else scores
+        ranked = with_novelty(scores, view) if config.novelty_power else scores
+        ranked = explore(ranked, noise) if noise else ranked
     else:
         with torch.no_grad(), torch.autocast(view.features.device.type, enabled=False):
             ranked = scores = RANKINGS[config.policy](view)
     first_whole = config.policy != "vidcom2"
     return select_windows(ranked, view.frames_per_video, config.prune_ratio, first_whole), scores
+
+
+@torch.no_grad()
+def with_novelty(scores: Tensor, view: View) -> Tensor:
+    """What the scorer's windows are ranked by beside their novelty n: (b + s) / (1 + b) * n ** power, (F, W) in [0,
+    1].
+
+    What is relevant and new comes first, copies of it go behind what is neither (n ** 2 is far below the floor b),
+    and among windows of no relevance the new ones lead.
+    """
+    config = view.config
+    with torch.autocast(view.features.device.type, enabled=False):
+        new = (change_since(view, config.novelty_since) if config.novelty_since else change(view)).clamp(0, 1)
+    return (config.score_floor + scores) / (1 + config.score_floor) * new**config.novelty_power
 
 
 def random(view: View) -> Tensor:
@@ -83,6 +98,30 @@ def change(view: View) -> Tensor:
     similarity = neighbor_similarity(view.features.detach(), view.pool_width, view.grid)
     scores = F.pad(1 - similarity, (0, 0, 1, 0), value=1.0)
     return scores.masked_fill(first_frames(view.frames_per_video, scores.device)[:, None], 1.0)
+
+
+def change_since(view: View, least: float) -> Tensor:
+    """1 - cosine similarity to the same window when it last had changed by more than `least`; 1 in first frames.
+
+    The videos go side by side, from frame to frame.
+    """
+    frames = torch.tensor(view.frames_per_video)
+    starts, longest = frames.cumsum(0) - frames, max(view.frames_per_video)
+    order = (
+        torch.arange(longest)[:, None].minimum(frames - 1) + starts
+    )  # (T, V), the last frame again and again
+    scores, seen = [], None
+    for rows in order.to(view.features.device, non_blocking=True):
+        windows = window_features(view.features.detach().index_select(0, rows), view.pool_width, view.grid)
+        now = F.normalize(windows, dim=-1)  # (V, W, p * p * D)
+        if seen is None:
+            seen = now
+            scores.append(torch.ones_like(now[..., 0]))
+            continue
+        scores.append(1 - (seen * now).sum(-1))
+        seen = torch.where((scores[-1] > least)[..., None], now, seen)
+    by_video = torch.stack(scores, 1)  # (V, T, W)
+    return torch.cat([one[:t] for one, t in zip(by_video, view.frames_per_video, strict=True)])
 
 
 ATTEMPTS, STEP = 5, 0.05

@@ -1,15 +1,12 @@
 """One pruned pass through a host's own vision model: its loop over blocks stays as it is, its blocks do not.
 
-The blocks become `Blocks`, which hand themselves out bound to the run that is active in their thread. Up to
-insert_after a bound block sees every patch; the next one does with the scores as a key bias; all later ones see
+Up to insert_after a block sees every patch; the next one does with the scores as a key bias; all later ones see
 survivors, each attending within what the host lets it. Policy "uniform" runs on fewer frames from the start.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,68 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import KeyBias, Ragged
+from .blocks import Pass
 from .config import STTSConfig
+from .deciding import decide
 from .handover import Route, check_heard
-from .memory import Clips, Described, Group, grouped
-from .merging import match_windows, merge, merged_sizes
+from .memory import Clips, Described, Group
+from .merging import merge, merged_sizes
 from .packing import Packing, pack, plan_packing, put_back_lone_frames
-from .policies import View, choose, kept_evenly
+from .policies import kept_evenly
 from .scorer import STTSScorer
-from .vit import key_bias
 
 
-class _OfThread(threading.local):
-    run: Run | None = None
-
-
-_thread = _OfThread()
-
-
-def active_run() -> Run | None:
-    """The run that this thread is in."""
-    return _thread.run
-
-
-class Blocks(nn.ModuleList):
-    """A host's blocks: a ModuleList that answers to the run this thread is in, if the blocks belong to it."""
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        run, blocks = _thread.run, super().__iter__()
-        return blocks if run is None else (run.bind(block) for block in blocks)
-
-    def __getitem__(self, index: int | slice) -> nn.Module:
-        run, found = _thread.run, super().__getitem__(index)
-        return found if run is None or isinstance(index, slice) else run.bind(found)
-
-
-class Bound:
-    """A block that goes through its run when it is called, and is the block in all else."""
-
-    def __init__(self, run: Run, block: nn.Module) -> None:
-        self._run, self._block = run, block
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._run.step(self._block, x, args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._block, name)
-
-
-def to_dense(module: nn.Module, args: tuple, out: Any) -> Any:
-    """Forward hook of a vision model whose tail is "vision": what it says of survivors, as dense tensors."""
-    run = _thread.run
-    if run is None or run.host.vision is not module:
-        return out
-    if isinstance(out, Tensor):
-        return run.dense(out)
-    out.last_hidden_state = run.dense(out.last_hidden_state)
-    if out.get("hidden_states") is not None:
-        out.hidden_states = tuple(None if x is None else run.dense(x) for x in out.hidden_states)
-    return out
-
-
-class Run:
-    """The state of one pruned pass. It belongs to its caller: nothing of it stays on the model."""
+class Run(Pass):
+    """The state of one pruned pass."""
 
     def __init__(
         self,
@@ -101,30 +49,17 @@ class Run:
             )
         if len(set(clips.grids)) > 1 and config.put_back:
             raise ValueError("put_back is True, must be False where videos have frames of different sizes")
-        self.host, self.clips, self.config, self.scorer = host, clips, config, scorer
+        super().__init__(
+            host, collect
+        )  # (K, D) each; all tokens' until the prune, so none is held for nothing
+        self.clips, self.config, self.scorer = clips, config, scorer
         self.window_scores = window_scores
-        blocks = list(nn.ModuleList.__iter__(host.blocks))
-        self.number = {id(block): i for i, block in enumerate(blocks)}
-        self.route = Route.of(blocks[0])
+        self.route = Route.of(next(nn.ModuleList.__iter__(host.blocks)))
         self.biased = config.insert_after + 1
         whole = config.stage == "frames"
         self.decides, self.first = (0, 0) if whole else (self.biased, self.biased + 1)
-        self.collected: dict[int, Tensor] = dict.fromkeys(collect)
-        """(K, D) of each block that was asked for; of every token until the prune, so none is held for nothing."""
         self.groups: list[Group] = []
         self._ragged: dict[tuple[int, bool], tuple[Any, Ragged]] = {}
-
-    @contextmanager
-    def active(self) -> Iterator[Run]:
-        """While in this context, the host's blocks answer to this run when this thread calls them."""
-        before, _thread.run = _thread.run, self
-        try:
-            yield self
-        finally:
-            _thread.run = before
-
-    def bind(self, block: nn.Module) -> nn.Module | Bound:
-        return Bound(self, block) if id(block) in self.number else block
 
     def step(self, block: nn.Module, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """Run one block as its place asks: dense, scored and biased, or on survivors."""
@@ -158,46 +93,13 @@ class Run:
                 "do not fit the pixels"
             )
 
-    # ------------------------------------------------------------------ which windows stay
-
     def _decide(self, tokens: Tensor) -> None:
-        """Score, select and bias, the videos of one grid together. tokens: (S, D), all, as they lie in memory."""
-        config, prefix = self.config, self.host.num_prefix
-        self.groups = grouped(self.host, self.clips, tokens.device)
-        keep = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        bias = torch.zeros(len(tokens), device=tokens.device) if config.policy == "scorer" else None
-        for group in self.groups:
-            group.scored = group.take(tokens, prefix)
-            sizes = (group.frames, group.grid, self.clips.unit)
-            view = View(group.scored, *sizes, config, self.scorer, self._given(group))
-            if config.policy == "tome":
-                self._match(group, view)
-            else:
-                group.keep, group.scores = choose(view)
-            keep = group.put(keep, group.kept_cells(self.clips.unit), prefix)
-            if bias is not None:
-                bias = group.put(bias, key_bias(group.scores, config, group.frames, group.grid, 0), prefix)
-        self.key_bias = bias
-        self._pack(self._whole_frames(keep))
-
-    def _given(self, group: Group) -> Tensor | None:
-        """What policy "given" ranks the videos of a group by."""
-        scores = self.window_scores
-        if scores is None or len(self.groups) == 1:
-            return torch.cat(list(scores)) if isinstance(scores, list | tuple) else scores
-        if isinstance(scores, Tensor):
-            scores = scores.split(list(self.clips.frames))
-        return torch.cat([scores[v] for v in group.videos])
-
-    def _match(self, group: Group, view: View) -> None:
-        if group.shared:
-            raise ValueError("policy is 'tome', which cannot merge windows that share patches")
+        """Which windows stay, and where the survivors are. tokens: (S, D), all, as they lie in memory."""
         rounds = len(self.number) - self.biased - 1
-        sizes = (group.frames, group.grid, self.clips.unit, self.config.prune_ratio)
-        group.owner = match_windows(view.features.detach(), *sizes, rounds)
-        stays = group.owner == torch.arange(len(group.owner), device=group.owner.device)
-        group.keep = stays.view(view.shape)
-        group.scores = group.keep.float()
+        asked = (self.host, self.clips, self.config, self.scorer, self.window_scores)
+        found = decide(*asked, rounds, tokens)
+        self.groups, self.key_bias = found.groups, found.key_bias
+        self._pack(self._whole_frames(found.keep))
 
     # ------------------------------------------------------------------ where survivors are
 
@@ -345,6 +247,14 @@ class Run:
         places = torch.zeros_like(self.before[1:])
         places = places.index_copy(0, self.index, torch.arange(len(self.index), device=places.device))
         return x.index_select(0, places[packing.index])
+
+    def of_kept(self, patches: Tensor) -> Tensor:
+        windows = sum(t * w for t, w in zip(self.clips.frames, self.clips.windows, strict=True))
+        count = windows - sum(self.clips.drops(self.config.prune_ratio))
+        kept = self.groups[0].keep.flatten().logical_not().byte().argsort(stable=True)[:count]
+        patches = patches[kept]
+        places = self.kept_packing.positions()[patches.clamp(0)]
+        return torch.where(patches >= 0, places, -1)
 
     def ran(self) -> Tensor:
         """(all windows,) bool, video by video: those whose patches ran to the end. All that are kept did; where whole

@@ -7,7 +7,7 @@ the model runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from einops import rearrange
@@ -25,6 +25,11 @@ def num_dropped(frames: int, windows: int, prune_ratio: float) -> int:
     if not 0 <= prune_ratio < 1:
         raise ValueError(f"prune_ratio is {prune_ratio}, must be in [0, 1)")
     return min(math.floor(windows * frames * prune_ratio + 1e-6), windows * (frames - 1))
+
+
+def num_kept_later(sizes: Iterable[tuple[int, int]], prune_ratio: float) -> int:
+    """Windows that survive of videos of these T and W, first frames aside: those that some score kept."""
+    return sum((t - 1) * w - num_dropped(t, w, prune_ratio) for t, w in sizes)
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .relevance import Relevance
+
 
 @dataclass(frozen=True)
 class VisualTokens:
@@ -22,6 +24,8 @@ class VisualTokens:
     scored: Tensor | None = None
     """(F, N, D) patch features that were scored, which the auxiliary loss needs; None: nothing was dropped, or
     no loss is wanted."""
+    relevance: Relevance | None = None
+    """What they teach the scorer in training; None where it learns nothing from the LLM's gradient."""
     extra: dict[str, list[Tensor]] = field(default_factory=dict)
     """Further features of the same tokens, (K, D) each, by name (Qwen3-VL's deepstack)."""
     grids: tuple[tuple[int, int], ...] = ()

@@ -1,35 +1,17 @@
-"""What a pruned vision model needs beside its blocks: a scorer of its size, the key bias, and what it hands on."""
+"""What a pruned vision model needs beside its blocks: a scorer of its size, and the key bias."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .config import STTSConfig
-from .packing import Packing
 from .scorer import STTSScorer
 from .selection import attention_bias, num_dropped
 from .windows import Grid
-
-
-@dataclass(frozen=True)
-class PrunedFeatures:
-    """What a pruning ViT hands on. R prefix tokens (CLS, registers) stand before the N patches of a frame."""
-
-    hidden_states: dict[int, Tensor]
-    """Output of each collected block at the survivors: (K, D), frame by frame."""
-    packing: Packing
-    """Where the survivors stood among the F * (R + N) tokens."""
-    keep: Tensor
-    """(F, W) bool, True = kept."""
-    scores: Tensor
-    """(F, W) float32, what the windows were ranked by; 1 and 0, kept or not, where nothing was ranked."""
-    scored: Tensor
-    """(F, N, D), the patch features that were scored."""
 
 
 def drops_per_video(frames_per_video: Sequence[int], num_windows: int, prune_ratio: float) -> list[int]:

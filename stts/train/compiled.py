@@ -7,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-VARIANTS = 64
-"""Times one function may be compiled; past torch's own 8 it would run uncompiled. All layers of ViT and LLM run
-through the same function of transformers: dense, biased or ragged, with one example or several, recomputed or not."""
+from ..pruning.flex import allow_variants
 
 
 def compile_layers(model: nn.Module, backend: str | Callable = "inductor") -> None:
     """Compile every ViT block and LLM layer of a pruning model, in place, for any batch size.
 
-    What is compiled is each layer's own forward: names of weights do not change, and hooks stay outside. To be
-    called after sharding, which changes a layer's class.
+    All layers of ViT and LLM run through the same function of transformers: dense, biased or ragged, with one example
+    or several, recomputed or not, and torch stops at 8 variants of a function. What is compiled is each layer's own
+    forward: names of weights do not change, and hooks stay outside. To be called after sharding, which changes a
+    layer's class.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    allow_variants()
     for layer in (*model.host.blocks, *model.host.layers):
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)

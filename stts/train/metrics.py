@@ -13,23 +13,30 @@ import torch
 from torch import Tensor
 
 from ..data.processors.base import IGNORE
+from ..pruning.config import STTSConfig
+from ..pruning.relevance import SUMS, is_taught
 from ..pruning.windows import first_frames
 
 MOMENTS = ("count", "sum", "squares")
 """Of scores and targets; their means and standard deviations are made of them."""
 
 
-def count(batch: dict[str, Any]) -> dict[str, int]:
+def count(batch: dict[str, Any], stts: STTSConfig) -> dict[str, int]:
     """What a batch on the host holds. targets: supervised tokens, or examples where these weigh the same; pairs: of
-    neighbouring frames; tokens: before pruning."""
+    neighbouring frames; taught: windows kept of later frames, which relevance is learned from; tokens: before
+    pruning."""
     layout, weights = batch["layout"], batch.get("loss_weights")
     return {
-        "targets": int(
-            (batch["labels"][:, 1:] != IGNORE).sum() if weights is None else weights.sum().round()
-        ),
+        "targets": num_targets(batch) if weights is None else int(weights.sum().round()),
         "pairs": sum(layout.frames_per_video) - len(layout.frames_per_video),
+        "taught": layout.kept_later(stts.prune_ratio, stts.pool_width) if is_taught(stts) else 0,
         "tokens": sum(layout.lengths),
     }
+
+
+def num_targets(batch: dict[str, Any]) -> int:
+    """Tokens of a batch on the host that the tokens before them are trained to predict."""
+    return int((batch["labels"][:, 1:] != IGNORE).sum())
 
 
 def measure(out: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -77,6 +84,17 @@ def _moments(name: str, x: Tensor | None, where: Tensor) -> dict[str, Tensor]:
     }
 
 
+def relevance_sums(out: Any, stts: STTSConfig) -> dict[str, Tensor]:
+    """What a pass has taught of relevance, after its backward pass: SUMS by name, () float64 each; {} where the
+    settings ask for none."""
+    if not stts.relevance_weight:
+        return {}
+    sums = None if out.relevance is None else out.relevance.sums
+    if sums is None:
+        sums = torch.zeros(len(SUMS), dtype=torch.float64).to(out.lm_loss.device, non_blocking=True)
+    return {f"relevance_{name}": x for name, x in zip(SUMS, sums.unbind(), strict=True)}
+
+
 class Churn:
     """How much of the kept set changed since the same examples were last seen.
 
@@ -88,21 +106,23 @@ class Churn:
         self.capacity = capacity
         self.masks: dict[str, Tensor] = {}
 
-    def update(self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """churned: windows kept last time and dropped now; compared: windows kept last time. () float64 each.
+    def update(
+        self, keep: Tensor | list[Tensor] | None, batch: dict[str, Any], device: torch.device
+    ) -> dict[str, Tensor]:
+        """churned: windows kept last time and dropped now; compared: windows kept last time. () float64 each, on the
+        device, which that of the batch need not be.
 
         keep: (F, W) bool of a batch, or (T, W) of each video, or None.
         """
-        return dict(zip(("churned", "compared"), self._changes(keep, batch).unbind(), strict=True))
+        return dict(zip(("churned", "compared"), self._changes(keep, batch, device).unbind(), strict=True))
 
-    def _changes(self, keep: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    def _changes(self, keep: Tensor | None, batch: dict[str, Any], device: torch.device) -> Tensor:
         """(2,): the numbers of update."""
         layout = batch["layout"]
-        gone = torch.zeros(2, dtype=torch.float64).to(batch["labels"].device)
+        gone = torch.zeros(2, dtype=torch.float64, device=device)
         if keep is None or len(layout.frames_per_video) != len(batch["ids"]):
             return gone  # nothing was pruned, or there are examples without a video: masks have no names
         masks = keep.split(list(layout.frames_per_video)) if isinstance(keep, Tensor) else keep
-        gone = gone.to(masks[0].device, non_blocking=True)
         for name, mask in zip(batch["ids"], masks, strict=True):
             before = self.masks.get(name)
             if before is not None and before.shape == mask.shape:
@@ -137,17 +157,21 @@ def read_sums(
     return [dict(zip(names + more, row, strict=True)) for row in rows]
 
 
-def metrics_row(sums: Mapping[str, float], aux_weight: float, seconds: float) -> dict[str, float | None]:
+def metrics_row(sums: Mapping[str, float], stts: STTSConfig, seconds: float) -> dict[str, float | None]:
     """The numbers of one step.
 
-    sums: over its batches and processes. lm_loss and aux_loss are weighted already, so that they add up to the mean;
-    unpruned_tokens: tokens before pruning; grad_norm; and those of `measure` and `Churn.update`. Means and standard
-    deviations are None when nothing was scored, churn when no example was seen before.
+    sums: over its batches and processes. lm_loss and aux_loss are weighted already, so that they add up to the
+    mean; unpruned_tokens: tokens before pruning; taught: windows that relevance is a mean over; grad_norm; and
+    those of `measure`, `relevance_sums` and `Churn.update`. Means and standard deviations are None when nothing was
+    scored, churn when no example was seen before.
     """
+    relevance = _relevance(sums) if "relevance_count" in sums else {}
+    loss = sums["lm_loss"] + stts.aux_loss_weight * sums["aux_loss"]
     return {
-        "loss": sums["lm_loss"] + aux_weight * sums["aux_loss"],
+        "loss": loss + stts.relevance_weight * relevance.get("relevance_loss", 0.0),
         "lm_loss": sums["lm_loss"],
         "aux_loss": sums["aux_loss"],
+        **relevance,
         "kept": sums["kept"] / sums["windows"] if sums["windows"] else 1.0,
         "grad_norm": sums["grad_norm"],
         **_mean_and_std("score", sums),
@@ -163,6 +187,41 @@ def _mean_and_std(name: str, sums: Mapping[str, float]) -> dict[str, float | Non
     mean = total / number if number else None
     std = math.sqrt(max(0.0, squares / number - mean**2)) if number else None
     return {f"{name}_mean": mean, f"{name}_std": std}
+
+
+def _relevance(sums: Mapping[str, float]) -> dict[str, float | None]:
+    """The loss, mean and standard deviation of the relevance of kept windows, and its correlation with their
+    scores."""
+    n, total, squares, scores, score_squares, products, loss = (sums[f"relevance_{name}"] for name in SUMS)
+    found: dict[str, float | None] = {"relevance_loss": loss / max(1.0, sums["taught"])}
+    if not n:
+        return found | dict.fromkeys(("relevance_mean", "relevance_std", "relevance_corr"))
+    mean, score = total / n, scores / n
+    spread, score_spread = (
+        max(0.0, x / n - m * m) ** 0.5 for x, m in ((squares, mean), (score_squares, score))
+    )
+    both = spread * score_spread
+    correlation = (products / n - mean * score) / both if both > 1e-12 else None
+    return found | {"relevance_mean": mean, "relevance_std": spread, "relevance_corr": correlation}
+
+
+def relevance_trouble(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with what relevance teaches, in words, by the numbers of one step; None while it says
+    something."""
+    if "relevance_mean" not in row:
+        return None
+    mean, std = row["relevance_mean"], row["relevance_std"]
+    if mean is None:
+        return (
+            "relevance teaches nothing: no gradient of the answers reaches a window that a score kept; are there "
+            "answers in this data, and windows beside the first frames at this prune_ratio?"
+        )
+    if std < 0.01:
+        return (
+            f"relevance says nothing: it is {mean:.3f} +- {std:.4f} in all kept windows; the model may not look at "
+            "the video yet, or stts.relevance_weight is better 0 here"
+        )
+    return None
 
 
 def scorer_trouble(row: dict[str, Any]) -> str | None:

@@ -32,6 +32,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from ..files.shards import ShardReader
+from ..hosts.base import Host
 
 SHARDS = "shards"
 """Folder of a checkpoint that holds weights and optimizer state, in torch's distributed format."""
@@ -55,7 +56,7 @@ def shard(
     reshard: free a unit's weights after its forward pass and gather them again in the backward pass. Raises
     ValueError for a model that cannot run in lockstep.
     """
-    if not hasattr(model.base_model, "lockstep"):
+    if type(model.host).still is Host.still:
         raise ValueError(f"a {type(model).__name__} cannot be sharded yet: train it with parallel=ddp")
     mesh = init_device_mesh(device.type, (num_processes,))
     _begin_alike(model, device)
@@ -66,7 +67,7 @@ def shard(
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     register_fsdp_forward_method(model.host.scorer, "score_windows")
-    model.model.lockstep = True
+    model.lockstep = True
     return model
 
 

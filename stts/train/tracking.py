@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..files.durable import append_rows, keep_rows, read_rows
 from .config import WandbConfig
-from .metrics import scorer_trouble
+from .metrics import relevance_trouble, scorer_trouble
 from .provenance import run_provenance
 from .run_folder import evaluation_folder
 
@@ -99,7 +99,7 @@ class Tracker:
 
     def _warn(self, row: Mapping[str, Any]) -> None:
         """Say once that the scorer is in trouble, and once that it no longer is."""
-        trouble = scorer_trouble(row)
+        trouble = scorer_trouble(row) or relevance_trouble(row)
         if trouble and not self.troubled:
             self.say(f"warning: at step {row['step']} {trouble}")
         elif self.troubled and not trouble:

@@ -1,9 +1,8 @@
 """What the training loop does at each turn: a step, its numbers, an evaluation, a checkpoint.
 
-accelerate owns devices and processes. The loss of a step is that of one big batch: the LM loss averages over
-all supervised tokens, the auxiliary loss over all pairs of neighbouring frames, however they were split into
-forward passes and processes.
-"""
+accelerate owns devices and processes. The loss of a step is that of one big batch: the LM loss averages over all
+supervised tokens, the auxiliary loss over all pairs of neighbouring frames, that of relevance over all windows kept
+of later frames, however they were split into forward passes and processes."""
 
 from __future__ import annotations
 
@@ -24,15 +23,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..data.feed.account import data_sums, feed_row, log_path
 from ..data.feed.budget import Budget
 from ..data.feed.collator import Collator
-from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec, data_sums, feed_row, log_path
+from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec
 from ..data.feed.order import Place, deal_again
+from ..data.feed.tensors import each_tensor
 from ..processes import join_processes
 from ..viz.overlay import draw_batch
 from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
-from .metrics import Churn, add_up, count, measure, metrics_row, read_sums
+from .metrics import Churn, add_up, count, measure, metrics_row, num_targets, read_sums, relevance_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
 from .parallel import clip_gradients
@@ -57,7 +58,7 @@ class Step:
     measured: dict[str, Tensor]
     """Sums on the device, () each: the losses, the norm, those of `measure` and `Churn.update`."""
     counted: dict[str, float]
-    """Sums on the host: unpruned_tokens and those of data_sums."""
+    """Sums on the host: unpruned_tokens, taught and those of data_sums."""
 
 
 class Trainer:
@@ -170,14 +171,14 @@ class Trainer:
         """One optimizer step: a forward and backward pass of each batch. Never waits for the device."""
         rates = set_lr(self.optimizer, self.turn, self.schedule)
         self.plain_model.stts = self.stts.replace(prune_ratio=self._prune_ratio())
-        counts = [count(batch) for batch in batches]
-        token_shares = self._shares([c["targets"] for c in counts])
-        pair_shares = self._shares([c["pairs"] for c in counts])
+        counts = [count(batch, self.plain_model.stts) for batch in batches]
+        names = ("targets", "pairs", "taught") if self.stts.relevance_weight else ("targets", "pairs")
+        shares = {name: self._shares([c[name] for c in counts]) for name in names}
         sums = []
         for i, batch in enumerate(batches):
             accumulate = self.accelerator.no_sync(self.model) if i < len(batches) - 1 else nullcontext()
             with accumulate:
-                sums.append(self._forward_backward(batch, token_shares[i], pair_shares[i]))
+                sums.append(self._forward_backward(batch, {name: of[i] for name, of in shares.items()}))
         norm = clip_gradients(self.parameters, self.config.max_grad_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -197,31 +198,35 @@ class Trainer:
         }
         # The norm is the same on all processes, and read_metrics adds them up.
         measured = add_up(sums) | {"grad_norm": norm.double() / self.accelerator.num_processes}
-        tokens = {"unpruned_tokens": sum(c["tokens"] for c in counts)}
-        self.pending.append(Step(row, ids, measured, tokens | data_sums(batches, self.place)))
+        totals = {"unpruned_tokens": "tokens", "taught": "taught"}
+        counted = {name: sum(c[of] for c in counts) for name, of in totals.items()}
+        self.pending.append(Step(row, ids, measured, counted | data_sums(batches, self.place)))
 
-    def _forward_backward(self, batch: Batch, token_share: Any, pair_share: Any) -> dict[str, Tensor]:
-        """Add the gradient of a batch's part of the step's loss. Returns its sums: the two losses, those of `measure`
-        and of `Churn.update`, () float64 each on the device.
+    def _forward_backward(self, batch: Batch, share: dict[str, Any]) -> dict[str, Tensor]:
+        """Add the gradient of a batch's part of the step's loss. Returns its sums: the two losses, those of
+        `measure`, `relevance_sums` and `Churn.update`, () float64 each on the device.
 
-        token_share, pair_share: this batch's share of the step's supervised tokens and pairs of frames.
+        share: this batch's of the step's supervised tokens, pairs of frames, and windows that relevance is learned
+        from, by their names in `count`.
         """
-        inputs = {
-            k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
-        }
-        inputs = {k: v for k, v in inputs.items() if k not in HOST_KEYS}
+        inputs = {k: v for k, v in batch.items() if k not in HOST_KEYS}
+        inputs = each_tensor(inputs, lambda x: x.to(self.device, non_blocking=True))
         with self._autocast():
-            out = self.model(**inputs, use_cache=False)
-        lm_loss, aux_loss = out.lm_loss * token_share, out.aux_loss * pair_share
-        loss = lm_loss + self.plain_model.stts.aux_loss_weight * aux_loss
-        if "pixel_values_videos" not in batch and not self.plain_model.model.lockstep:
+            out = self.model(**inputs, num_targets=num_targets(batch), use_cache=False)
+        lm_loss, aux_loss = out.lm_loss * share["targets"], out.aux_loss * share["pairs"]
+        stts = self.plain_model.stts
+        loss = lm_loss + stts.aux_loss_weight * aux_loss
+        if out.relevance is not None:
+            loss = loss + stts.relevance_weight * share["taught"] * out.relevance.loss
+        if self.plain_model.host.keys[0] not in batch and not self.plain_model.lockstep:
             # Every parameter gets a gradient, 0 where the batch has no use for it: other processes wait for it, and
             # with a gradient the optimizer's momentum and decay go on, on one process as on several.
             loss = loss + sum(p.sum() * 0 for p in self.parameters)
         (loss * self.accelerator.num_processes).backward()  # gradients are averaged over processes: undo that
         self.seen = batch, out.keep_windows
         losses = {"lm_loss": lm_loss.detach().double(), "aux_loss": aux_loss.detach().double()}
-        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch)
+        losses |= relevance_sums(out, self.stts)
+        return losses | measure(out, batch) | self.churn.update(out.keep_windows, batch, lm_loss.device)
 
     def _prune_ratio(self) -> float:
         """The prune ratio of the next step: it rises from 0 over ramp_steps to what the model is trained for."""
@@ -253,7 +258,7 @@ class Trainer:
         self.num_bad = int(table[-1]["bad"])
         finished = []
         for step, sums in zip(steps, table, strict=True):
-            row = step.row | metrics_row(sums, self.plain_model.stts.aux_loss_weight, seconds)
+            row = step.row | metrics_row(sums, self.stts, seconds)
             row["data_wait"] = waiting
             row |= feed_row(sums, Budget(self.config.max_tokens, self.config.max_frames))
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):

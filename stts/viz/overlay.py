@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..data.processors.base import VideoForm
-from ..data.processors.molmo2 import PooledVideos
+from ..data.processors.pooled_videos import PooledVideos
 from ..data.video.pixels import resize_frames
 from .figure import bare, dim_dropped, save_figure, spread_evenly
 from .lettering import drawable

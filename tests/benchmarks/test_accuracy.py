@@ -6,8 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from accuracy import arms_of, chosen, main
 from intervals import mean_and_interval
+from relevance_targets import by_rank, gradient_alone
+from safetensors.torch import load_file
+
+from stts.pruning.relevance import Windows
 
 
 def test_mean_counts_every_known_question_alike():
@@ -62,6 +67,16 @@ def test_a_small_grid(tiny_folder, tmp_path, monkeypatch):
     }
     config = {
         "model": {"name": "tiny", "path": str(tiny_folder), "lr": {}},
+        "base": {
+            "steps": 1,
+            "folder": str(tmp_path / "base"),
+            "data": {
+                "folder": str(tmp_path / "base" / "clips"),
+                "cells": ["decoys", "passers"],
+                "num_train": 2,
+            },
+        },
+        "leader": "oracle",
         "data": data | {"num_test": 0},
         "test": {"num_train": 0, "num_test": 6, "seed": 6, "folder": str(tmp_path / "test")},
         "policies": {
@@ -88,9 +103,35 @@ def test_a_small_grid(tiny_folder, tmp_path, monkeypatch):
     assert rows["none", "all"]["questions"] == 24
     assert rows["oracle", "all"]["evidence_recall"] == 1
     assert rows["random", "plain"]["evidence_recall"] < 0.5
+    leads = {(gap["rival"], gap["cell"]): gap["difference"] for gap in report["differences"]}
+    assert leads.keys() == {
+        (rival, cell) for rival in ("none", "random") for cell in ("all", "plain", "fading")
+    }
+    assert leads["random", "all"] == pytest.approx(
+        rows["oracle", "all"]["accuracy"] - rows["random", "all"]["accuracy"]
+    )
+    assert not any("scorer" in name for name in load_file(tmp_path / "base" / "plain" / "model.safetensors"))
     assert report["provenance"].keys() >= {"git", "versions"}
     assert (tmp_path / "out" / "accuracy.png").stat().st_size > 10_000
-    before = (tmp_path / "out" / "random-0.8-seed0" / "arm.json").stat().st_mtime_ns
+    finished = (tmp_path / "out" / "random-0.8-seed0" / "arm.json", tmp_path / "base" / "base.json")
+    before = [path.stat().st_mtime_ns for path in finished]
     monkeypatch.setattr("accuracy.draw", lambda *args: None)  # as before
     main(config)  # finished runs are found again
-    assert (tmp_path / "out" / "random-0.8-seed0" / "arm.json").stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in finished] == before
+    config["base"]["steps"] = 2
+    with pytest.raises(ValueError, match="holds a base of other settings"):
+        main(config)
+
+
+def test_other_targets_are_what_they_say():
+    windows = Windows([(2, 4), (3, 4)], torch.ones(20, dtype=torch.bool), torch.arange(20))
+    windows.keep[[5, 18]] = False
+    gradients, norms = torch.rand(20), torch.rand(20)
+    gradients[~windows.keep] = 0
+    found, _ = gradient_alone(gradients, norms, windows)
+    torch.testing.assert_close(found[:8], gradients[:8] / gradients[:8].max())
+    found, known = by_rank(gradients, norms, windows)
+    kept = windows.keep[8:].nonzero().flatten() + 8
+    order = kept[(gradients * norms)[kept].argsort()]
+    torch.testing.assert_close(found[order], torch.linspace(0, 1, 11))
+    assert known.nonzero().flatten().tolist() == [4, 6, 7, 12, 13, 14, 15, 16, 17, 19]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
 from stts.pruning.attention import install
+from tests.helpers.goldens import encode
 from tests.helpers.molmo2 import tiny_config
 from tests.helpers.paths import ROOT
 
@@ -72,7 +73,7 @@ def saved_by(blocks: int, ratio: float) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(see, lambda x: x):
         stts = STTSConfig(prune_ratio=ratio)
-        vit.encode(torch.randn(8, 81, 48), stts, (8,), [5])
+        encode(vit, torch.randn(8, 81, 48), stts, (8,), [5])
     known = {p.untyped_storage().data_ptr() for p in vit.parameters()}
     return sum(size for place, size in sizes.items() if place not in known)
 
@@ -97,7 +98,7 @@ def test_features_are_kept_only_of_the_blocks_that_are_asked_for() -> None:
 
     for i, block in enumerate(vit.layers):
         block.register_forward_hook(watch(i))
-    out = vit.encode(torch.randn(4, 81, 48), STTSConfig(), (4,), [2, 7])
+    out = encode(vit, torch.randn(4, 81, 48), STTSConfig(), (4,), [2, 7])
     assert sorted(out.hidden_states) == [2, 7]
     for last, seen in enumerate(alive):  # asked for, scored, the last one and the one it was made of
         assert seen <= {2, 3, 7, last - 1, last}

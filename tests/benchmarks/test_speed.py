@@ -54,6 +54,13 @@ def run(name: str, arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch
     return results
 
 
+def test_every_preset_has_heads_that_the_kernels_of_a_gpu_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flex attention, the LLM's on CUDA, needs 16 channels."""
+    presets = load("presets", monkeypatch)
+    for name in presets.PRESETS:
+        assert presets.preset_config(name, STTSConfig()).text_config.head_dim >= 16
+
+
 @pytest.mark.parametrize("mode", ["prefill", "train", "vit", "generate"])
 def test_speed(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = (2, 3) if mode == "prefill" else (3,)
@@ -153,6 +160,7 @@ def test_breakdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row in (unpruned, half):
         assert sum(row[part] for part in script.PARTS) == pytest.approx(row["total"], abs=2e-5)
     assert unpruned["ragged blocks"] == unpruned["scorer"] == unpruned["overhead_share"] == 0
+    assert unpruned["adapter"] > 0
     for part in ("scorer", "select", "biased block", "plan and gather", "ragged blocks", "adapter", "LLM"):
         assert half[part] > 0
     assert (tmp_path / "breakdown-tiny-cpu.png").is_file()

@@ -21,6 +21,21 @@ from stts.hosts.load import load_model
 LR = {"vision": 4e-4, "adapter": 4e-4, "llm": 2e-3, "scorer": 1.6e-3}
 
 
+def test_a_model_of_another_family_is_compared_and_drawn(tiny_qwen3_vl_folder, clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_module, "filmed_clip", lambda: None)
+    spec, recipe = ModelSpec(path=str(tiny_qwen3_vl_folder), lr=LR), Recipe(steps=1, batch_size=2, frames=5)
+    data, policies = DataPaths(clips / "train.jsonl", clips / "test.jsonl", clips), [Policy("temporal", 0.5)]
+    questions = load_test_rows(
+        DataBenchmark(
+            "own", data={"name": "jsonl", "annotations": str(data.train), "test_annotations": str(data.test)}
+        )
+    )
+    (row,) = run_demo(policies, STTSConfig(), recipe, 0, spec, data, questions[:3], tmp_path)
+    assert row["kept"] == pytest.approx(14 / 27)
+    assert row["seconds_per_step"] > 0
+    assert (tmp_path / "kept_generated.png").stat().st_size > 10_000
+
+
 @pytest.mark.slow
 def test_demo_compares_policies_and_goes_on_where_it_stopped(tiny_folder, clips, tmp_path):
     policies = [Policy("none", 0), Policy("scorer", 0.5)]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionConfig
+from transformers.models.molmo2.modeling_molmo2 import Molmo2VisionConfig, Molmo2VisionModel
 
-from stts.hosts.molmo2_vision import STTSVisionModel
+from stts import insert_stts
+from stts.hosts.molmo2 import Molmo2Vision, patch_grid
+from stts.pruning.attention import install
 from stts.pruning.config import STTSConfig
+from stts.pruning.memory import Clips
+from stts.pruning.packing import Packing
+from stts.pruning.run import Run
 from stts.pruning.scorer import STTSScorer
 from tests.helpers.paths import DATA
 
@@ -56,8 +63,8 @@ def our_name(name: str) -> str:
     return name
 
 
-def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> STTSVisionModel:
-    """The golden ViT as transformers' tower with our scorer in it."""
+def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> Molmo2VisionModel:
+    """The golden ViT as transformers' tower with our scorer in it; by itself it prunes nothing."""
     weights = golden(name)
     dim, mlp = (
         weights["positional_embedding"].shape[1],
@@ -73,8 +80,8 @@ def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> STTSVisi
         image_size=[grid * patch, grid * patch],
         patch_size=patch,
     )
-    settings = STTSConfig(scorer_hidden_dims=(mlp, mlp), scorer_activation="silu", **stts)
-    vit = STTSVisionModel(config, settings)
+    settings = STTSConfig(prune_ratio=0, scorer_hidden_dims=(mlp, mlp), scorer_activation="silu", **stts)
+    vit = insert_stts(Molmo2VisionModel(config), settings)
     scorer = {k: v for k, v in weights.items() if k.startswith(PUBLISHED_SCORER)}
     vit.scorer = STTSScorer.from_published(scorer, heads)
     host = {our_name(k): v for k, v in weights.items() if k not in scorer}
@@ -82,3 +89,29 @@ def golden_vit(name: str, heads: int, grid: int, patch: int, **stts) -> STTSVisi
     assert not unexpected
     assert all(k.startswith("scorer.") for k in missing)
     return vit.eval()
+
+
+@dataclass(frozen=True)
+class Features:
+    """What blocks of a ViT said of the patches it kept."""
+
+    hidden_states: dict[int, Tensor]
+    """(K, D) of each block that was asked for, frame by frame."""
+    packing: Packing
+    keep: Tensor
+    scores: Tensor
+    """(F, W), like keep."""
+    scored: Tensor
+
+
+def encode(
+    vit: Molmo2VisionModel, pixels: Tensor, stts: STTSConfig, videos: Sequence[int], layers: Sequence[int]
+) -> Features:
+    """Run a Molmo2 tower that has a scorer, pruning as stts says. videos: frames of each."""
+    clips = Clips(tuple(videos), (patch_grid(vit.config),) * len(videos), 3)
+    install(vit.config)
+    run = Run(Molmo2Vision(vit), clips, stts.for_windows(3), vit.scorer, collect=layers)
+    with run.active():
+        Molmo2VisionModel.forward(vit, pixels)
+    (found,) = run.groups
+    return Features(run.collected, run.kept_packing, found.keep, found.scores, found.scored)

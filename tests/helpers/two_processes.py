@@ -22,9 +22,10 @@ from stts.train.loop import TrainConfig, train
 from stts.train.tracking import Tracker
 
 FSDP = ParallelConfig("fsdp")
+TAUGHT = {"relevance_weight": 1.0, "novelty_power": 2.0}
 CASES: dict[str, dict[str, Any]] = {
-    "ddp": {},
-    "fsdp": {"parallel": FSDP, "save_every": 2, "eval_every": 5},
+    "ddp": {"stts": TAUGHT},
+    "fsdp": {"stts": TAUGHT, "parallel": FSDP, "save_every": 2, "eval_every": 5},
     "lora": {
         "parallel": ParallelConfig("fsdp", reshard=False),
         "lora": LoraSettings(rank=4, alpha=8),
@@ -35,17 +36,24 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "text": {"seed": 10, "epochs": 1.25, "save_every": 2},  # by this seed the third step is of text alone
     "bf16": {"parallel": FSDP, "mixed_precision": "bf16", "max_steps": 1},
+    "qwen3_vl": {},
+    "qwen3_vl_fsdp": {"parallel": FSDP},
 }
-"""What each run has in its settings."""
+"""What each run has in its settings; under "stts" those of pruning. The last two train the Qwen3-VL beside the
+annotations."""
 
 
 def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes: Any) -> None:
     """One run. inputs: model folder, annotations, root; changes: settings of TrainConfig."""
     folder, annotations, root = inputs
+    if case.startswith("qwen3_vl"):
+        folder = annotations.parent / "qwen3_vl"
     defaults = {"max_steps": 5, "warmup_steps": 2, "num_workers": 0, "save_every": 0, "batch_size": 1}
-    config = TrainConfig(**defaults | CASES[case] | changes)
+    settings = defaults | CASES[case] | changes
+    stts = STTSConfig(**settings.pop("stts", {}))
+    config = TrainConfig(**settings)
     torch.manual_seed(0)  # of the fresh scorer
-    model, processor = load_model(ModelSpec(str(folder)), STTSConfig())
+    model, processor = load_model(ModelSpec(str(folder)), stts)
     dataset = VideoQADataset(annotations, root, processor, frames=4)
 
     def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:

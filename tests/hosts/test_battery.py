@@ -15,15 +15,22 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stts import STTSConfig, attention_bias, insert_stts, remove_stts
 from stts.hosts.classes import pruning
 from stts.pruning.layout import BatchLayout
+from stts.pruning.relevance import SUMS
+from tests.helpers.host_row import VOCABULARY
 from tests.helpers.hosts import Row, as_plain, rows
+from tests.helpers.relevance import entering, slow_loss
 
 RATIOS = (0.5, 0.8)
 STEPS = 6
+
+EACH_ROUTE = ("molmo2", "molmo2_described", "qwen3_vl", "internvl")
+"""Of each way to tell the attention of a block something, one host."""
 
 hosts = pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
 
@@ -104,10 +111,15 @@ def in_memory(row: Row, keep: list[Tensor], scores: list[Tensor]) -> tuple[Tenso
         for frame in range(frames):
             bias += [torch.zeros(())] * row.prefix
             gone += [0.0] * row.prefix
-            for r, c in row.memory(height, width):
-                window = r // row.unit * across + c // row.unit
+            for cells in row.patches(height, width):
+                if not cells:  # that no token reads: never dropped
+                    bias.append(torch.zeros(()))
+                    gone.append(0.0)
+                    continue
+                r, c = cells[0]  # of several, the first one's score is the patch's
+                stays = any(kept[frame, r // row.unit * across + c // row.unit] for r, c in cells)
                 bias.append(by_patch[frame, r * width + c])
-                gone.append(0.0 if kept[frame, window] else -1e9)
+                gone.append(0.0 if stays else -1e9)
     return torch.stack(bias), torch.tensor(gone)
 
 
@@ -127,11 +139,33 @@ def reference(row: Row, inputs: dict[str, Any], out: Any) -> Tensor:
     keep, scores = of_video(out.keep_windows, row), of_video(out.scores, row)
     ALL_ATTENTION_FUNCTIONS.register("masked", Masked(blocks, *in_memory(row, keep, scores)))
     owner.config._attn_implementation = "masked"
+    if row.recurrent:
+        return shorter(row, model, inputs, out.keep_mask)
     seen = row.visible(inputs) & out.keep_mask[:, None, :]
     seen |= torch.eye(seen.shape[1], dtype=torch.bool)
     mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None]
     given = {name: x for name, x in as_plain(inputs).items() if name != "attention_mask"}
     return model(**given, attention_mask=mask, position_ids=row.positions(model, inputs)).logits
+
+
+def shorter(row: Row, model: PreTrainedModel, inputs: dict[str, Any], keep: Tensor) -> Tensor:
+    """The same of an LLM whose state runs over every token it gets: row by row it gets the survivors alone."""
+    kept = keep[row.placeholders(inputs)]
+    features = torch.cat(list(model.model.get_video_features(**of_pixels(inputs)).pooler_output))[kept]
+    positions, logits = row.positions(model, inputs), torch.zeros(*keep.shape, VOCABULARY)
+    rows = features.split((keep & row.placeholders(inputs)).sum(1).tolist())
+    for i, part in enumerate(rows):
+        encoded = {"video": BaseModelOutputWithPooling(pooler_output=(part,))}
+        given = {
+            "input_ids": inputs["input_ids"][i, keep[i]][None],
+            "position_ids": positions[:, i, keep[i]][:, None],
+        }
+        logits[i, keep[i]] = model(**given, mm_encoder_outputs=encoded).logits[0]
+    return logits
+
+
+def of_pixels(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
 
 
 @hosts
@@ -173,7 +207,8 @@ def test_what_is_kept_is_the_budget(row: Row, ratio: float):
         dropped = min(int(frames * windows * ratio + 1e-6), (frames - 1) * windows)
         assert kept.sum() == frames * windows - dropped
         assert kept[0].all()
-    tokens, flat = row.placeholders(inputs), torch.cat([kept.flatten() for kept in keep])
+    tokens, always = row.placeholders(inputs), torch.ones(row.behind, dtype=torch.bool)
+    flat = torch.cat([part for kept in keep for part in (kept.flatten(), always)])
     assert torch.equal(out.keep_mask[tokens], flat)
     assert torch.equal(out.keep_mask[~tokens], inputs["attention_mask"].bool()[~tokens])
     assert out.logits.shape[1] == out.keep_mask.sum(1).max()
@@ -190,21 +225,25 @@ def test_an_llm_token_reads_exactly_its_window(row: Row):
         said["x"] = out.detach().requires_grad_()
         return said["x"]
 
-    handle = host.blocks[len(host.blocks) - 1].register_forward_hook(leaf)
+    handle = host.blocks[len(host.blocks) + row.read].register_forward_hook(leaf)
     features, _ = host.encode(inputs, clips)
     handle.remove()
     places, start = [], 0
     for frames, height, width in row.total:
         for _ in range(frames):
             of_window: dict[int, set[int]] = {}
-            for place, (r, c) in enumerate(row.memory(height, width)):
-                window = r // row.unit * (width // row.unit) + c // row.unit
-                of_window.setdefault(window, set()).add(start + row.prefix + place)
+            patches = row.patches(height, width)
+            for place, cells in enumerate(patches):
+                for r, c in cells:
+                    window = r // row.unit * (width // row.unit) + c // row.unit
+                    of_window.setdefault(window, set()).add(start + row.prefix + place)
             places += [of_window[window] for window in sorted(of_window)]
-            start += row.prefix + height * width
+            start += row.prefix + len(patches)
+        places += [set()] * row.behind
     assert len(features) == len(places)
     for token in torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:25].tolist():
-        (grad,) = torch.autograd.grad(features[token].square().sum(), said["x"], retain_graph=True)
+        say = features[token].square().sum() + 0 * said["x"].sum()
+        (grad,) = torch.autograd.grad(say, said["x"], retain_graph=True)
         read = grad.reshape(-1, grad.shape[-1]).abs().sum(1).nonzero().flatten().tolist()
         assert set(read) == places[token]
 
@@ -222,8 +261,9 @@ def test_a_batch_is_its_rows_on_either_side_of_the_padding(row: Row):
 
 
 @hosts
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
 @torch.no_grad()
-def test_a_layout_says_what_the_tensors_say(row: Row):
+def test_a_layout_says_what_the_tensors_say(row: Row, ratio: float):
     inputs = row.batch()
     of_row = [number for number, videos in enumerate(row.videos) for _ in videos]
     layout = BatchLayout(
@@ -232,8 +272,43 @@ def test_a_layout_says_what_the_tensors_say(row: Row):
         tuple(of_row),
         tuple((h, w) for _, h, w in row.total),
     )
-    model = pruned(row, 0.5)
+    model = pruned(row, ratio)
     assert torch.equal(model(**inputs, layout=layout).logits, model(**inputs).logits)
+
+
+@hosts
+def test_the_gradient_at_the_llms_tokens_teaches_the_scorer_and_changes_nothing_else(row: Row):
+    inputs, off = row.batch(), {"bias_floor": 1.0, "aux_loss_weight": 0.0}
+    labels, plain_model = labels_of(row, inputs), row.pruned(**off).train()
+    with entering(plain_model.host.layers[0]) as seen:
+        out = plain_model(**inputs, labels=labels)
+    out.loss.backward(retain_graph=True)
+    tokens, gradient = [], []
+    for i, keep in enumerate(out.keep_mask):
+        visual = row.placeholders(inputs)[i][keep].nonzero().flatten() - int(keep.sum())  # padded on the left
+        words = plain_model.get_input_embeddings()(inputs["input_ids"][i][keep][visual])
+        tokens.append(seen[0][i][visual].detach() - (words.detach() if row.name.startswith("molmo2") else 0))
+        gradient.append(seen[0].grad[i][visual])
+    keeps = of_video(out.keep_windows, row)
+    keep, scores = (torch.cat([x.flatten() for x in of_video(x, row)]) for x in (keeps, out.scores))
+    of_token, start = [], 0
+    for kept in keeps:  # and what stands behind a video's windows is none
+        of_token += [*(start + kept.flatten().nonzero().flatten()).tolist(), *[-1] * row.behind]
+        start += kept.numel()
+    sizes = [tuple(kept.shape) for kept in keeps]
+    loss = slow_loss(torch.cat(tokens), torch.cat(gradient), scores, keep, torch.tensor(of_token), sizes)
+    loss.backward()
+
+    taught = row.pruned(**off, relevance_weight=1.0).train()
+    found = taught(**inputs, labels=labels)
+    assert torch.equal(found.logits, out.logits)
+    found.loss.backward()
+    sums = dict(zip(SUMS, found.relevance.sums.tolist(), strict=True))
+    assert sums["loss"] / sums["count"] == pytest.approx(loss.item(), rel=1e-3)
+    expected = dict(plain_model.named_parameters())
+    for name, p in taught.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, expected[name].grad, rtol=2e-3, atol=1e-5, msg=name)
 
 
 @hosts
@@ -328,7 +403,7 @@ def test_plain_folders_and_saved_ones_load(row: Row, tmp_path):
     model.stts = model.stts.replace(prune_ratio=0.5)
     model.save_pretrained(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert saved["architectures"] == [type(theirs).__name__]
+    assert saved["architectures"] == [(cls if cls.host_type.served else type(theirs)).__name__]
     names = [tensors(tmp_path / folder) for folder in ("saved", "plain")]
     assert names[0] > names[1]
     assert len(added := names[0] - names[1]) == 14
@@ -358,7 +433,7 @@ def test_copies_and_pickles_are_models_of_their_own(row: Row):
     assert twin.host.model is twin
 
 
-@hosts
+@pytest.mark.parametrize("row", [row for row in rows() if row.name in EACH_ROUTE], ids=lambda row: row.name)
 @torch.no_grad()
 def test_threads_and_models_side_by_side_know_nothing_of_each_other(row: Row):
     """Of two models that share nothing, and one that several threads use, some with pruning that others do not."""
@@ -451,6 +526,10 @@ def test_every_policy_keeps_the_same_budget(row: Row, policy: str):
         scores = [torch.rand(size) for size in sizes] if policy == "given" else None
         if scores and len({windows for _, windows in sizes}) == 1:
             scores = torch.cat(scores)
+        if policy == "tome" and row.shares:
+            with pytest.raises(ValueError, match="cannot merge windows that share patches"):
+                model(**inputs)
+            return
         out = model(**inputs, window_scores=scores)
     finally:
         model.stts = before

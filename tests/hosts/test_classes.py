@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel, Qwen3VLForConditionalGeneration,
 
 import stts
 from stts import STTSConfig, insert_stts, remove_stts
+from stts.train.parallel import shard
 from tests.helpers.hosts import rows
 from tests.helpers.vision_models import clip, siglip
 
@@ -149,6 +150,12 @@ def test_a_block_whose_attention_does_not_listen_is_noticed():
         block.self_attn = Deaf()
     with pytest.raises(ValueError, match="the attention of SiglipEncoderLayer did not listen"):
         model(torch.randn(3, 3, 48, 48))
+
+
+def test_a_host_without_a_still_frame_is_not_sharded():
+    row = next(row for row in rows() if row.name == "internvl")
+    with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
+        shard(row.pruned(), torch.device("cpu"), 1, False)
 
 
 def test_outputs_may_be_tuples():

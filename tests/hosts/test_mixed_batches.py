@@ -146,6 +146,6 @@ def test_images_that_do_not_fit_their_placeholders_are_named(change, words):
 
 def test_a_sharded_model_refuses_images():
     model = build()
-    model.model.lockstep = True
+    model.lockstep = True
     with pytest.raises(ValueError, match="a sharded model takes videos and text, no images"):
         model(**make_inputs([[IMAGE]]))

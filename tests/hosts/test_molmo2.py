@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -65,6 +66,24 @@ def test_without_pruning_it_is_transformers_bit_for_bit(pad):
     left = make_inputs(ROWS, pad="left")
     options = {"max_new_tokens": 8, "do_sample": False}
     assert torch.equal(model.generate(**left, **options), twin.generate(**left, **options))
+
+
+@pytest.mark.parametrize("grid", [6, 7])  # 7: windows at the edge are padded
+def test_sizes_that_are_known_are_not_waited_for_and_change_no_bit(grid):
+    """Without pruning, too: a baseline that waits where the pruned run does not would flatter it."""
+    model, inputs = build(grid=grid, prune_ratio=0).train(), make_inputs(ROWS, grid=grid)
+    twin, labels = plain_twin(model).train(), labels_of(inputs)
+    layout = BatchLayout((4, 7), tuple(inputs["attention_mask"].sum(1).tolist()), (0, 1))
+    with RefuseHostReads() if grid == 6 else nullcontext():  # a CPU may look for a padded window
+        ours = model(**inputs, labels=labels, layout=layout, use_cache=False)
+    theirs = twin(**inputs, labels=labels, use_cache=False)
+    assert torch.equal(ours.logits, theirs.logits)
+    ours.lm_loss.backward()
+    theirs.loss.backward()
+    grads = dict(model.named_parameters())
+    for name, parameter in twin.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(grads[name].grad, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()

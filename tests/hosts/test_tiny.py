@@ -26,7 +26,7 @@ from stts.data.processors.molmo2 import MULTIMODAL_TOKENS, VideoProcessor
 from stts.data.synthetic.clips import conversation, make_clip
 from stts.data.synthetic.spec import SyntheticSpec
 from stts.data.video.read import Clip
-from stts.hosts.tiny import EXTRA_TOKENS, SHIPPED, build_config, make_tiny
+from stts.hosts.tiny import EXTRA_TOKENS, build_config, make_tiny, shipped_folder
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +242,8 @@ def test_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def test_it_is_what_it_was(tiny_folder: Path) -> None:
     """Sizes and record are those of the first version: its folders are found again."""
-    shipped = Molmo2Config.from_pretrained(SHIPPED)
-    built = build_config(AutoTokenizer.from_pretrained(SHIPPED))
+    shipped = Molmo2Config.from_pretrained(shipped_folder())
+    built = build_config(AutoTokenizer.from_pretrained(shipped_folder()))
     for part in ("vision_config", "adapter_config", "text_config"):
         changed = {"dtype", "transformers_version"}
         one, other = (getattr(config, part).to_dict() for config in (built, shipped))

@@ -27,18 +27,21 @@ from stts.eval.tasks.question import Question
 from stts.files.jsonl import read_jsonl
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
+from stts.hosts.tiny import shipped_folder
 from stts.hosts.tiny_qwen3_vl import make_tiny_qwen3_vl
 from stts.train.compiled import compile_layers
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard, units
+from stts.train.parallel import units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
 from tests.helpers.runs import config, rows, weights
+from tests.helpers.scripts import run_script
 
 FRAMES = 5  # three units of time, the last frame twice
+TURNS = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +49,9 @@ def no_curves(monkeypatch):
     monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_tiny_qwen3_vl(tmp_path_factory.mktemp("models") / "tiny_qwen3_vl-seed0")
+@pytest.fixture
+def folder(tiny_qwen3_vl_folder: Path) -> Path:
+    return tiny_qwen3_vl_folder
 
 
 def start(folder: Path, clips: Path | None = None, **settings):
@@ -65,8 +68,7 @@ def clip_of(height=72, width=72, count=FRAMES, seed=0):
 
 
 def batch_of(processor, *clips):
-    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]
-    examples = [processor(turns, clip) for clip in clips]
+    examples = [processor(TURNS, clip) for clip in clips]
     batch = Collator(processor.pad_token_id, video_form=processor.video_form)(examples)
     return {key: value for key, value in batch.items() if key != "ids"}
 
@@ -157,14 +159,16 @@ def test_an_unknown_family_is_named_with_those_there_are(folder, tmp_path):
 # --- what a model is asked
 
 
-def test_by_name_it_is_made_where_it_is_not_there(folder, tmp_path, monkeypatch):
+def test_by_name_it_is_the_trained_one_and_a_random_one_is_made_where_it_is_not_there(
+    folder, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     model, _ = stts.load("tiny_qwen3_vl", device="cpu", prune_ratio=0.8)
     assert model.stts.prune_ratio == 0.8
+    assert Path(model.name_or_path) == shipped_folder("tiny_qwen3_vl")
+    load_model(ModelSpec(name="tiny_qwen3_vl", pretrained=False), STTSConfig())
     made = tmp_path / "outputs/models/tiny_qwen3_vl-seed0/model.safetensors"
     assert made.read_bytes() == (folder / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"no trained weights of tiny_qwen3_vl .* model\.pretrained=false"):
-        load_model(ModelSpec(name="tiny_qwen3_vl"), STTSConfig())
     with pytest.raises(ValueError, match="position_ids is 'compact'"):
         stts.load("tiny_qwen3_vl", device="cpu", position_ids="compact")
 
@@ -246,6 +250,7 @@ def test_evaluation_does_not_depend_on_the_size_of_its_batches(folder, clips, tm
         lines = read_jsonl(tmp_path / str(size) / "predictions.jsonl")
         found[size] = {line["id"]: (line["predicted"], line.get("reply"), line["kept"]) for line in lines}
         assert results["n"] == len(questions)
+        assert {line["frames"] for line in lines} == {FRAMES}  # not units of two
     assert found[1] == found[3]
     assert all(kept == (1.0 if not prune_ratio else pytest.approx(14 / 27)) for *_, kept in found[1].values())
 
@@ -264,7 +269,44 @@ def questions_of(clips: Path) -> list[Question]:
     ]
 
 
+def test_windows_of_given_scores_stay_whatever_the_grids(folder):
+    model, processor = start(folder, policy="given", insert_after=0)
+    clips, rng = (clip_of(), clip_of(50, 110, seed=1)), torch.Generator().manual_seed(0)
+    examples = [processor(TURNS, clip) | {"id": str(i)} for i, clip in enumerate(clips)]
+    for example, clip in zip(examples, clips, strict=True):
+        units, rows, cols = processor.window_grid(clip)
+        example["window_scores"] = torch.rand(units, rows * cols, generator=rng)
+    collate = Collator(processor.pad_token_id, video_form=processor.video_form)
+    batch = collate(examples)
+    assert [tuple(scores.shape) for scores in batch["window_scores"]] == [(3, 9), (3, 10)]
+    batch.pop("ids")
+    with torch.no_grad():
+        kept = model(**batch).keep_windows
+    for keep, example in zip(kept, examples, strict=True):
+        later, stays = example["window_scores"][1:].flatten(), keep[1:].flatten()
+        assert later[stays].min() > later[~stays].max()
+        assert keep[0].all()
+    batch["window_scores"] = batch["window_scores"][:1]
+    with pytest.raises(
+        ValueError, match="window_scores is a list of 1, must have an entry for each of 2 vid"
+    ):
+        model(**batch)
+
+
 # --- training
+
+
+def test_videos_of_different_grids_with_given_scores_are_trained_on(folder, tmp_path):
+    model, processor = start(folder, policy="given")
+    examples = []
+    for number, clip in enumerate((clip_of(), clip_of(50, 110, seed=1))):
+        example = processor(TURNS, clip) | {"id": str(number)}
+        units, height, width = processor.window_grid(clip)
+        examples.append(example | {"window_scores": torch.rand(units, height * width)})
+    train(model, processor, examples, config(max_steps=1, save_every=0), tmp_path)
+    (row,) = rows(tmp_path)
+    assert row["kept"] == pytest.approx((14 + 15) / 57)
+    assert row["examples"] == 2
 
 
 def test_a_run_goes_on_bit_for_bit(folder, clips, tmp_path):
@@ -335,8 +377,6 @@ def test_what_cannot_be_is_refused(folder, clips, tmp_path):
     model, processor, dataset = start(folder, clips)
     with pytest.raises(ValueError, match="max_tokens and max_frames put several examples into a row"):
         train(model, processor, dataset, config(max_tokens=100), tmp_path)
-    with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
-        shard(model, torch.device("cpu"), 1, False)
 
 
 # --- what is drawn, counted and checked
@@ -378,6 +418,7 @@ def test_checking_data_counts_what_training_sees(folder, clips, decode):
     measured = Probe(VideoQADataset(clips / "train.jsonl", None, processor, frames=FRAMES), 0.5, decode)[0]
     assert not isinstance(measured, str), measured
     assert measured.size == collate.size(example)
+    assert measured.size.frames == 6  # the ViT sees the last of five twice
     assert measured.tokens == len(example["input_ids"])
 
 
@@ -385,3 +426,36 @@ def test_native_sizes_are_read_from_the_video(folder, clips):
     processor = load_processor(ModelSpec(str(folder)), STTSConfig())
     video = clips / read_jsonl(clips / "test.jsonl")[0]["video"]
     assert processor.window_grid(read_video(video, FRAMES, size=processor.image_size)) == (3, 3, 3)
+
+
+# --- the scripts
+
+
+def test_a_video_is_drawn(folder, clips, tmp_path, monkeypatch):
+    video = sorted((clips / "videos").glob("test*.mp4"))[0]
+    settings = ["model=tiny_qwen3_vl", f"model.path={folder}", f"frames={FRAMES}", "policy=temporal"]
+    assert run_script(monkeypatch, tmp_path, "visualize", *settings, f"video={video}", "output_dir=out") == 0
+    told = json.loads((tmp_path / "out" / video.stem / "kept.json").read_text())
+    kept = [frame["kept"] for frame in told["frames"]]
+    assert len(kept) == FRAMES
+    assert kept[:2] == [1, 1]  # the first unit
+    assert kept[2] == kept[3]
+    assert (tmp_path / "out" / video.stem / "sheet.png").stat().st_size > 10_000
+
+
+def test_a_sweep_measures_frames_not_units(folder, clips, tmp_path, monkeypatch):
+    settings = ["model=tiny_qwen3_vl", f"model.path={folder}", "frames=[2,5]", "prune_ratio=[0.5]"]
+    settings += [
+        "data=jsonl",
+        f"data.annotations={clips}/train.jsonl",
+        f"data.test_annotations={clips}/test.jsonl",
+    ]
+    settings += ["policy=temporal", "eval.limit=2", "sweep.cost_videos=1"]
+    assert (
+        run_script(monkeypatch, tmp_path, "sweep", *settings, "sweep.cost_repeats=1", "output_dir=out") == 0
+    )
+    cells = json.loads((tmp_path / "out/sweep.json").read_text())["cells"]
+    assert [(cell["frames"], cell["cost"]["frames"], cell["cost"]["visual_tokens"]) for cell in cells] == [
+        (2, 2, 9),
+        (5, 6, 14),
+    ]

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import Molmo2ForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
-from stts.data import VideoProcessor, multiple_choice_prompt, read_video
+from stts import STTSConfig
+from stts.data import multiple_choice_prompt, read_video
+from stts.hosts.folders import ModelSpec
+from stts.hosts.load import load_processor
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
 if not any(entry.name == "stts" for entry in entry_points(group="lmms_eval.models")):
@@ -65,19 +68,23 @@ def tasks(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(params=["molmo2", "qwen3_vl"])
+def folder(request, tiny_folder: Path, tiny_qwen3_vl_folder: Path) -> Path:
+    return {"molmo2": tiny_folder, "qwen3_vl": tiny_qwen3_vl_folder}[request.param]
+
+
 def plain_logits(folder: Path, row: dict) -> torch.Tensor:
-    """(V,) of transformers' own Molmo2 after the prompt of a question."""
-    processor = VideoProcessor.from_pretrained(folder)
+    """(V,) of transformers' own model after the prompt of a question."""
+    processor = load_processor(ModelSpec(str(folder)), STTSConfig())
     text = multiple_choice_prompt(row["question"], row["options"])
     clip = read_video(row["video"], 8, size=processor.image_size)
     inputs = processor([{"role": "user", "content": text}], clip, add_generation_prompt=True)
-    pixels = inputs["pixel_values_videos"] / 127.5 - 1
-    model = Molmo2ForConditionalGeneration.from_pretrained(folder).eval()
-    names = ("video_token_pooling", "video_grids")
-    batch = {key: inputs[key][None] for key in ("input_ids", "mm_token_type_ids")}
+    pixels = inputs.pop("pixel_values_videos") / 127.5 - 1
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    batch = {key: inputs.pop(key)[None] for key in ("input_ids", "mm_token_type_ids")}
+    inputs.pop("labels")
     with torch.no_grad():
-        output = model(**batch, **{key: inputs[key] for key in names}, pixel_values_videos=pixels)
-    return output.logits[0, -1]
+        return model(**batch, **inputs, pixel_values_videos=pixels).logits[0, -1]
 
 
 @pytest.mark.slow
@@ -91,15 +98,15 @@ def test_lmms_eval_runs_a_task_and_replies_as_transformers_does(tasks, rows, tin
     assert done.returncode == 0, done.stderr[-3000:]
     (samples,) = tmp_path.rglob("*samples_stts_mini.jsonl")
     found = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda sample: sample["doc_id"])
-    tokenizer = VideoProcessor.from_pretrained(tiny_folder).tokenizer
+    tokenizer = load_processor(ModelSpec(str(tiny_folder)), STTSConfig()).tokenizer
     for sample, row in zip(found, rows, strict=True):
         first = tokenizer.decode([plain_logits(tiny_folder, row).argmax()], skip_special_tokens=True).strip()
         assert sample["filtered_resps"][0].startswith(first)
 
 
-def test_losses_of_answers_are_those_of_transformers(rows, tiny_folder):
+def test_losses_of_answers_are_those_of_transformers(rows, folder):
     row, metadata = rows[0], {"task": "t", "doc_id": 0, "repeats": 1}
-    whole = STTS(str(tiny_folder), prune_ratio=0, max_num_frames=8, device="cpu")
+    whole = STTS(str(folder), prune_ratio=0, max_num_frames=8, device="cpu")
     whole.task_dict = {"t": {"test": [row]}}
     text = multiple_choice_prompt(row["question"], row["options"])
     letters = "ABCDEF"[: len(row["options"])]
@@ -111,16 +118,16 @@ def test_losses_of_answers_are_those_of_transformers(rows, tiny_folder):
             for i, letter in enumerate(letters)
         ]
     )
-    logits = plain_logits(tiny_folder, row)
+    logits = plain_logits(folder, row)
     tokens = whole.processor.tokenizer.convert_tokens_to_ids(list(letters))
     losses = -logits.log_softmax(-1)[tokens]
     assert [loss for loss, _ in found] == pytest.approx(losses.tolist(), abs=1e-3)
     assert [greedy for _, greedy in found] == [logits.argmax().item() == token for token in tokens]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path) -> ChatSTTS:
-    return ChatSTTS(str(tiny_folder), prune_ratio=0.5, policy="temporal", max_num_frames=8, device="cpu")
+@pytest.fixture
+def model(folder: Path) -> ChatSTTS:
+    return ChatSTTS(str(folder), prune_ratio=0.5, policy="temporal", max_num_frames=8, device="cpu")
 
 
 def request(messages: list[dict], **wanted) -> Instance:
@@ -134,7 +141,9 @@ def test_replies_end_where_a_task_says(model, rows):
     video = {"type": "video", "url": rows[0]["video"]}
     messages = [{"role": "user", "content": [video, {"type": "text", "text": "What was there?"}]}]
     (whole,) = model.generate_until([request(messages, max_new_tokens=8, temperature=0)])
-    assert model.model.last_keep_windows.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    kept = model.model.last_keep_windows
+    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert len(kept) == -(-5 // model.processor.unit_frames)  # of the clip's five frames
     middle = whole[len(whole) // 2]
     (cut,) = model.generate_until([request(messages, max_new_tokens=8, until=[middle])])
     assert cut == whole.split(middle)[0].strip()

@@ -6,10 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from stts import STTSConfig, insert_stts
-from stts.pruning.attention import biased_attention, choose_backend, describe_attention, ragged_attention
+from stts.pruning.attention import (
+    attention_forward,
+    biased_attention,
+    choose_backend,
+    describe_attention,
+    one_query_attention,
+    ragged_attention,
+)
+from stts.pruning.flex import VARIANTS, flex
 from stts.pruning.packing import Packing, plan_packing
 from tests.helpers.molmo2 import build, make_inputs
 
@@ -40,6 +49,32 @@ def test_the_bias_keeps_its_precision_in_bfloat16(learned):
     ).float()
     ours = biased_attention(*half, bias, 72**-0.5).float()
     assert (ours - exact).abs().max() <= 1.5 * (masked - exact).abs().max()
+
+
+@pytest.mark.parametrize("masked", ["", "bool", "added", "flat"])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_a_single_query_is_attended_as_by_sdpa(masked: str, key_heads: int):
+    torch.manual_seed(0)
+    q = torch.randn(5, 4, 1, 6, requires_grad=True)
+    k, v = (torch.randn(5, key_heads, 9, 6, requires_grad=True) for _ in range(2))
+    seen = torch.rand(5, 1, 1, 9) < 0.7
+    masks = {"": None, "bool": seen, "added": torch.randn(5, 1, 1, 9), "flat": seen[:, 0, 0].long()}
+    theirs = seen if masked == "flat" else masks[masked]
+    ours = one_query_attention(q, k, v, masks[masked], 0.3)
+    expected = F.scaled_dot_product_attention(q, k, v, theirs, scale=0.3, enable_gqa=key_heads < 4)
+    torch.testing.assert_close(ours, expected)
+    grads = torch.autograd.grad(ours.square().sum(), (q, k, v))
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.square().sum(), (q, k, v)))
+
+
+def test_no_kernel_meets_a_batch_of_single_queries():
+    """32,000 windows: more than FlashAttention's backward pass can count, were it to get them."""
+    q, k, v = (torch.empty(32_000, 16, n, 72, dtype=torch.bfloat16, device="meta") for n in (1, 9, 9))
+    with FlopCounterMode(display=False) as counter:
+        out, _ = attention_forward(None, q, k, v, None, implementation="sdpa", scaling=1.0)
+    assert out.shape == (32_000, 1, 16, 72)
+    assert out.dtype == torch.bfloat16
+    assert counter.get_total_flops() == 0  # that of SDPA's kernels would be counted
 
 
 def frame_by_frame(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scaling: float) -> Tensor:
@@ -86,6 +121,7 @@ def slow_flash(monkeypatch):
     monkeypatch.setattr("stts.pruning.attention.is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr("stts.pruning.attention.is_flash_attn_3_available", lambda: False)
     monkeypatch.setattr("stts.pruning.attention.lazy_import_flash_attention", lazy_import)
+    monkeypatch.setattr("stts.pruning.attention.HALF_ALONE", ())  # this one takes what it gets
     return calls
 
 
@@ -158,12 +194,41 @@ def test_the_whole_model_is_the_same_on_every_backend(slow_flash):
     torch.testing.assert_close(flex, logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["varlen", "flash"])
+def test_kernels_of_half_precision_refuse_others_by_name(backend):
+    packing, inputs = ragged(3, 9, 8)
+    with pytest.raises(ValueError, match=f"attention is '{backend}'.*torch.float32.*take attention=auto"):
+        ragged_attention(*inputs, packing, 0.35, backend)
+
+
+def test_bins_are_planned_once_for_all_blocks(monkeypatch):
+    packing, inputs = ragged(5, 9, 8)
+    planned = []
+    monkeypatch.setattr(Packing, "lengths", lambda self: planned.append(1) or self.cu_seqlens.diff().tolist())
+    for _ in range(3):
+        ragged_attention(*inputs, packing, 0.35, "bins")
+    assert len(planned) == 1
+
+
+def test_flex_gets_one_dtype_and_room_for_its_variants(monkeypatch):
+    """Autocast leaves queries and keys float32 that a norm has made; shapes and modes need more than 8 graphs."""
+    seen = []
+    monkeypatch.setattr(
+        "stts.pruning.flex.compile_friendly_flex_attention", lambda *x, **_: seen.append([y.dtype for y in x])
+    )
+    q, k, v = (torch.empty(1, 2, 300, 16, device="meta") for _ in range(3))
+    with torch._dynamo.config.patch(recompile_limit=8):
+        flex(q, k, v.bfloat16(), None, 1.0, True)
+        assert torch._dynamo.config.recompile_limit == VARIANTS
+    assert seen == [[torch.bfloat16] * 3]
+
+
 def test_flash_attention_that_is_not_there_says_so(monkeypatch):
     for version in (2, 3):
         monkeypatch.setattr(f"stts.pruning.attention.is_flash_attn_{version}_available", lambda: False)
     packing, inputs = ragged(3, 9, 8)
     with pytest.raises(ValueError, match="neither FlashAttention 2 nor 3 can be used here"):
-        ragged_attention(*inputs, packing, 0.35, "flash")
+        ragged_attention(*(x.bfloat16() for x in inputs), packing, 0.35, "flash")
 
 
 @pytest.mark.gpu

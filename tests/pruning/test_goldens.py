@@ -16,7 +16,7 @@ from stts.pruning.config import STTSConfig
 from stts.pruning.packing import bin_slots, plan_bins, plan_packing, put_back_lone_frames, unpack
 from stts.pruning.selection import num_dropped
 from stts.pruning.windows import to_windows
-from tests.helpers.goldens import FOLDER, case, golden, golden_vit, our_name
+from tests.helpers.goldens import FOLDER, case, encode, golden, golden_vit, our_name
 
 SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 
@@ -24,7 +24,7 @@ SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 def test_pruning_off_is_the_plain_vit():
     vit, data = golden_vit(**SMALL), golden("vit_forward_c")
     hidden = vit(data["pixels"], output_hidden_states=True).hidden_states
-    images = vit.encode(data["pixels"], STTSConfig(), (1,) * 8, [5, 6])  # which lose nothing
+    images = encode(vit, data["pixels"], STTSConfig(), (1,) * 8, [5, 6])  # which lose nothing
     for i in (5, 6):
         torch.testing.assert_close(hidden[i + 1], data[f"hidden_{i}"], rtol=1e-5, atol=2e-5)
         ours = unpack(images.hidden_states[i], images.packing)
@@ -49,7 +49,7 @@ def test_the_bias_in_every_later_block_and_nothing_removed():
 
 def test_bias_and_pooled_windows_of_a_whole_vit():
     vit, data = golden_vit(**SMALL), golden("vit_forward_a")
-    features = vit.encode(data["pixels"], STTSConfig(), (8,), [3, 4, 5, 6])
+    features = encode(vit, data["pixels"], STTSConfig(), (8,), [3, 4, 5, 6])
     torch.testing.assert_close(attention_bias(features.scores, [8]), data["bias"], rtol=1e-5, atol=1e-4)
     whole = vit(data["pixels"], output_hidden_states=True).hidden_states
     torch.testing.assert_close(whole[4], data["hidden_3"], rtol=1e-5, atol=2e-5)
@@ -62,7 +62,7 @@ def test_gradient_norms_of_every_parameter():
     """Of the late layers and of the auxiliary loss; key biases, where softmax leaves rounding alone, aside."""
     norms = json.loads((FOLDER / "grads_a.json").read_text())
     vit, data, grads = golden_vit(**SMALL), golden("vit_forward_a"), golden("grads_a")
-    features = vit.encode(data["pixels"], STTSConfig(), (8,), [5, 6])
+    features = encode(vit, data["pixels"], STTSConfig(), (8,), [5, 6])
     late = [unpack(features.hidden_states[i], features.packing) for i in (5, 6)]
     losses = {
         "late_layers": (late[0] * grads["R_5"]).sum() + (late[1] * grads["R_6"]).sum(),

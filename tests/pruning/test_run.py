@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from stts import STTSConfig, STTSScorer
+from stts.pruning.blocks import Blocks, Bound
 from stts.pruning.handover import Route, aside, carried, hear, told_aside
-from stts.pruning.run import Blocks, Bound, Clips, Run
+from stts.pruning.memory import Clips
+from stts.pruning.run import Run
 
 
 class Block(nn.Module):

@@ -50,12 +50,5 @@ def test_compact_positions_restart_at_each_example():
 def test_layout_is_read_off_the_tensors():
     placeholder = torch.tensor([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
-    grids = torch.tensor([[1, 1, 2], [1, 1, 2], [1, 1, 2]])
-    layout = BatchLayout.from_tensors(placeholder, mask, grids, num_windows=2)
+    layout = BatchLayout.read(placeholder, mask, (1, 1, 1), (), (2, 2, 2))
     assert layout == BatchLayout((1, 1, 1), (5, 2, 4), (0, 0, 2))
-
-
-def test_kept_sizes_follow_from_the_layout():
-    layout = BatchLayout(frames_per_video=(4, 1, 3), lengths=(50, 20), video_rows=(0, 0, 1))
-    assert layout.kept_windows(num_windows=4, prune_ratio=0.5) == [8, 4, 6]
-    assert layout.kept_lengths(num_windows=4, prune_ratio=0.5) == [42, 14]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stts import STTSConfig, STTSMolmo2ForConditionalGeneration
+from stts.pruning.layout import BatchLayout
 from stts.pruning.visual_tokens import VisualTokens
 from tests.helpers.molmo2 import make_inputs, tiny_config
 
@@ -30,7 +31,7 @@ def questions(pad: str) -> tuple[dict[str, Tensor], list[list[int]]]:
 
 def encoded(model: STTSMolmo2ForConditionalGeneration, inputs: dict[str, Tensor]) -> VisualTokens:
     """Each of the two videos alone, then as a batch."""
-    windows = model.model.num_windows
+    windows = 4  # of a frame
     videos = []
     for first, frames in ((0, 4), (8, 6)):
         pooling = inputs["video_token_pooling"][first * windows : (first + frames) * windows]
@@ -52,7 +53,8 @@ def test_logits_are_those_of_pixels(ratio: float, policy: str, pad: str) -> None
     with torch.no_grad():
         expected = model(**inputs)
         found = model(**text, video_grids=inputs["video_grids"], visual=visual)
-        layout = model.model.layout_of(inputs["input_ids"], inputs["attention_mask"], inputs["video_grids"])
+        lengths = tuple(inputs["attention_mask"].sum(1).tolist())
+        layout = BatchLayout((4, 4, 6), lengths, (0, 1, 2))
         with_layout = model(**text, layout=layout, visual=visual)
     assert torch.equal(found.keep_mask, expected.keep_mask)
     assert visual.keep.float().mean() == pytest.approx(1 - ratio)
@@ -86,7 +88,7 @@ def test_a_video_that_loses_nothing_beside_one_that_does() -> None:
     model = build(prune_ratio=0.5)
     inputs = make_inputs([[1], [5]])
     text = {key: value for key, value in inputs.items() if key not in VIDEO}
-    windows, patches = model.model.num_windows, inputs["pixel_values_videos"].shape[1]
+    windows, patches = 4, inputs["pixel_values_videos"].shape[1]
     side = inputs["video_grids"][0, 1:].tolist()
     pixels, pooling = inputs["pixel_values_videos"], inputs["video_token_pooling"]
     with torch.no_grad():

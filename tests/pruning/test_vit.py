@@ -3,20 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import Molmo2VisionModel
 
-from stts.hosts.molmo2_vision import STTSVisionModel
 from stts.pruning.config import STTSConfig
 from stts.pruning.losses import temporal_aux_loss
 from stts.pruning.packing import unpack
-from stts.pruning.vit import PrunedFeatures
-from tests.helpers.goldens import PUBLISHED_SCORER, case, golden, golden_vit, our_name
+from tests.helpers.goldens import PUBLISHED_SCORER, Features, case, encode, golden, golden_vit, our_name
 
 SMALL = {"name": "vit_weights_small", "heads": 4, "grid": 9, "patch": 4}
 LARGE = {"name": "vit_weights_grid27", "heads": 2, "grid": 27, "patch": 2}
 
 
-def run(vit: STTSVisionModel, pixels: torch.Tensor, videos: list[int], **stts) -> PrunedFeatures:
-    return vit.encode(pixels, STTSConfig(**stts), tuple(videos), [3, 4, 5, 6])
+def run(vit: Molmo2VisionModel, pixels: torch.Tensor, videos: list[int], **stts) -> Features:
+    return encode(vit, pixels, STTSConfig(**stts), videos, [3, 4, 5, 6])
 
 
 @pytest.mark.parametrize("attention", ["loop", "bins"])
@@ -92,7 +91,7 @@ def test_gradient_of_the_auxiliary_loss_as_published():
         assert (ours[name] - expected).norm() / expected.norm() < 1e-4, name
 
 
-def scorer_gradients(vit: STTSVisionModel) -> dict[str, torch.Tensor]:
+def scorer_gradients(vit: Molmo2VisionModel) -> dict[str, torch.Tensor]:
     """By published name."""
     gradients = {name: p.grad for name, p in vit.named_parameters()}
     names = (k for k in golden("vit_weights_small") if k.startswith(PUBLISHED_SCORER))

@@ -49,6 +49,7 @@ def fresh_compiler():
 
 def test_layers_compile_whole_and_a_handful_of_times_for_batches_of_any_size(tiny_folder, clips, monkeypatch):
     monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
+    monkeypatch.setattr(stts.pruning.attention, "HALF_ALONE", ())
     model, _, dataset = start(tiny_folder, clips, attention="varlen")
     batches = []
     for frames, size in ((4, 1), (3, 2), (5, 3)):
@@ -75,6 +76,7 @@ def test_a_compiled_run_learns_the_same_and_saves_under_the_same_names(
     tiny_folder, clips, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(stts.pruning.attention._BACKENDS, "varlen", masked)
+    monkeypatch.setattr(stts.pruning.attention, "HALF_ALONE", ())
     monkeypatch.setattr(Tracker, "draw_curves", lambda *args, **kwargs: None)
     compiler = CompileCounterWithBackend("eager")
     monkeypatch.setattr(
@@ -86,11 +88,12 @@ def test_a_compiled_run_learns_the_same_and_saves_under_the_same_names(
             max_steps=1, batch_size=2, num_workers=0, gradient_checkpointing=True, compile=compiled
         )
         output_dir = tmp_path / str(compiled)
-        train(*start(tiny_folder, clips, attention="varlen"), config, output_dir)
+        taught = {"relevance_weight": 1.0, "novelty_power": 2.0}
+        train(*start(tiny_folder, clips, attention="varlen", **taught), config, output_dir)
         rows.append([json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()])
         names.append(start(output_dir / "model", clips)[0].state_dict().keys())
         assert bool(compiler.frame_count) == compiled
     assert names[0] == names[1]
     for plain, compiled in zip(*rows, strict=True):
-        for key in ("loss", "grad_norm", "kept"):
+        for key in ("loss", "grad_norm", "kept", "relevance_mean"):
             assert compiled[key] == pytest.approx(plain[key], rel=1e-4), key

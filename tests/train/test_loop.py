@@ -167,7 +167,8 @@ def test_scores_targets_and_churn_are_those_of_frames_that_may_lose_windows(setu
     now = trainer.churn.masks[example["id"]][1:]
     trainer.step([collate([example])])
     assert trainer.read_metrics()[0]["churn"] is not None
-    keep = trainer.churn.update(torch.cat([torch.ones(1, now.shape[1]).bool(), before]), collate([example]))
+    masks = torch.cat([torch.ones(1, now.shape[1]).bool(), before])
+    keep = trainer.churn.update(masks, collate([example]), trainer.device)
     last = trainer.churn.masks[example["id"]]
     assert torch.equal(last[1:], before)
     assert keep["compared"] > 0
@@ -175,7 +176,8 @@ def test_scores_targets_and_churn_are_those_of_frames_that_may_lose_windows(setu
 
 def reference_gradient(model, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
     """The step's loss written out: every supervised token and every pair of frames counts once."""
-    token_losses, aux, pairs = [], 0.0, 0
+    token_losses, aux, pairs, stts = [], 0.0, 0, model.stts
+    taught, windows = torch.zeros(()), 0
     for batch in batches:
         inputs = {key: value for key, value in batch.items() if key not in ("ids", "labels")}
         out = model(**inputs)
@@ -188,8 +190,11 @@ def reference_gradient(model, batches: list[dict]) -> tuple[float, dict[str, tor
         frames = batch["layout"].frames_per_video
         aux = aux + out.aux_loss * sum(t - 1 for t in frames)
         pairs += sum(t - 1 for t in frames)
+        kept = sum(t * 16 - min(int(t * 16 * stts.prune_ratio), (t - 1) * 16) - 16 for t in frames)
+        taught = taught + (out.relevance.loss * kept if out.relevance else 0)
+        windows += kept
     loss = torch.stack(token_losses).mean() + 0.5 * aux / pairs
-    loss.backward()
+    (loss + stts.relevance_weight * taught / windows).backward()
     gradient = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     return loss.item(), gradient
@@ -204,9 +209,9 @@ def recorded_gradient(trainer: Trainer, batches: list[dict]) -> tuple[float, dic
     return trainer.read_metrics()[0]["loss"], gradient
 
 
-@pytest.mark.parametrize("splits", [(4,), (1, 3), (1, 1, 1, 1)])
-def test_the_loss_of_a_step_does_not_depend_on_how_it_is_split(setup, tmp_path, splits):
-    model, processor, dataset = setup()
+@pytest.mark.parametrize(("splits", "weight"), [((4,), 0.0), ((1, 3), 0.7), ((1, 1, 1, 1), 0.0)])
+def test_the_loss_of_a_step_does_not_depend_on_how_it_is_split(setup, tmp_path, splits, weight):
+    model, processor, dataset = setup(relevance_weight=weight)
     collate = Collator(processor.pad_token_id, prune_ratio=0.5)
     examples = [dataset[i] for i in range(4)]
     examples[1]["labels"][:-30] = -100  # so that means of means would be far off
@@ -218,7 +223,8 @@ def test_the_loss_of_a_step_does_not_depend_on_how_it_is_split(setup, tmp_path, 
     remaining = list(examples)
     batches = [collate([remaining.pop(0) for _ in range(size)]) for size in splits]
     loss, gradient = recorded_gradient(trainer, batches)
-    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    assert bool(loss - expected_loss > 1e-3) == bool(weight)  # relevance shows in the gradient alone
+    assert weight or loss == pytest.approx(expected_loss, abs=1e-5)
     for name in expected:
         torch.testing.assert_close(gradient[name], expected[name], atol=2e-5, rtol=1e-3)
 

@@ -9,6 +9,8 @@ import yaml
 
 from stts import STTSConfig
 from stts.files.durable import append_rows
+from stts.hosts.sizes import TRAINED
+from stts.hosts.tiny import shipped_folder
 from stts.train.model_card import front_matter, read_front_matter, run_card
 
 SETTINGS = {
@@ -144,9 +146,8 @@ def test_front_matter_comes_back(tmp_path):
     assert read_front_matter(base(tmp_path, text + "\n# x\n")) == {"license": "apache-2.0", "tags": ["a"]}
 
 
-def test_the_tiny_model_states_its_licence():
-    from stts.hosts.tiny import shipped_folder
-
-    folder = shipped_folder()
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_tiny_models_state_their_licence(name):
+    folder = shipped_folder(name)
     assert read_front_matter(folder)["license"] == "apache-2.0"
     assert "stts" not in json.loads((folder / "config.json").read_text())

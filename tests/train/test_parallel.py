@@ -32,6 +32,8 @@ from tests.helpers.two_processes import CASES, draw_nothing, mean_logit, run
 pytestmark = pytest.mark.slow
 COMPARED = ("loss", "lm_loss", "aux_loss", "grad_norm", "kept", "score_mean", "score_std", "lr")
 Inputs = tuple[Path, Path, Path]
+SHARDED = {"ddp": "fsdp", "qwen3_vl": "qwen3_vl_fsdp"}
+"""Cases that differ in whether weights are sharded, and in nothing else."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +42,16 @@ def no_curves(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_folder: Path, clips: Path, tmp_path_factory) -> Inputs:
-    """Model, annotations, root. Besides videos there are text alone and a video of one frame, which loses nothing."""
+def inputs(tiny_folder: Path, tiny_qwen3_vl_folder: Path, clips: Path, tmp_path_factory) -> Inputs:
+    """Model, annotations, root; a Qwen3-VL beside the annotations. Besides videos there are text alone and a video of
+    one frame, which loses nothing."""
     rows = [json.loads(line) for line in (clips / "train.jsonl").read_text().splitlines()]
     rows[1] |= {"start": 0.0, "end": 0.01}
     for colour in ("red", "blue"):
         rows.append({"id": colour, "video": None, "question": f"What is {colour}?", "answer": colour})
     path = tmp_path_factory.mktemp("rows") / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
+    shutil.copytree(tiny_qwen3_vl_folder, path.parent / "qwen3_vl")
     return tiny_folder, path, clips
 
 
@@ -97,10 +101,10 @@ def test_the_data_brings_the_processes_out_of_step(inputs):
     assert any(1 in pair and len(pair) == 2 for pair in pairs)
 
 
-@pytest.mark.parametrize("case", ["ddp", "lora", "text"])
+@pytest.mark.parametrize("case", ["ddp", "lora", "text", "qwen3_vl"])
 def test_two_processes_learn_what_one_learns_from_the_same_examples(pair, inputs, tmp_path, case):
     run(case, inputs, tmp_path, batch_size=2, parallel=ParallelConfig())
-    for name in {case, "fsdp" if case == "ddp" else case}:
+    for name in {case, SHARDED.get(case, case)}:
         assert_same_curve(pair / name, tmp_path)
         one, two = weights(tmp_path), weights(pair / name)
         assert one.keys() == two.keys()
@@ -126,7 +130,7 @@ def test_a_sharded_run_leaves_an_ordinary_folder(pair, inputs):
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["Molmo2ForConditionalGeneration"]
+    assert config["architectures"] == ["STTSMolmo2ForConditionalGeneration"]
 
 
 def test_a_sharded_run_that_was_killed_goes_on_bit_for_bit(pair, inputs, tmp_path):
@@ -205,7 +209,7 @@ def units_in_order(model: torch.nn.Module, batch: dict, monkeypatch) -> list[str
     """Names of the units that a forward pass runs, in the order in which they begin."""
     seen = []
     names = {module: name for name, module in model.named_modules()}
-    scorer = model.model.vision_tower.scorer
+    scorer = model.host.scorer
     score_windows = type(scorer).score_windows
 
     def note(module: torch.nn.Module, *_) -> None:
@@ -221,28 +225,31 @@ def units_in_order(model: torch.nn.Module, batch: dict, monkeypatch) -> list[str
     return seen
 
 
+@pytest.mark.parametrize("name", ["molmo2", "qwen3_vl"])
 @pytest.mark.parametrize("prune_ratio", [0.0, 0.5])
-def test_in_lockstep_every_batch_runs_the_same_units(inputs, monkeypatch, prune_ratio):
-    model, processor = load_model(ModelSpec(str(inputs[0])), STTSConfig(prune_ratio=prune_ratio))
+def test_in_lockstep_every_batch_runs_the_same_units(inputs, monkeypatch, prune_ratio, name):
+    folder = inputs[0] if name == "molmo2" else inputs[1].parent / name
+    model, processor = load_model(ModelSpec(str(folder)), STTSConfig(prune_ratio=prune_ratio))
     model.train()
     dataset = VideoQADataset(*inputs[1:], processor, frames=4)
     examples = {"video": dataset[0], "frame": dataset[1], "text": dataset[6]}
-    batches = {kind: Collator(0)([example]) for kind, example in examples.items()}
+    collate = Collator(0, video_form=processor.video_form)
+    batches = {kind: collate([example]) for kind, example in examples.items()}
     for batch in batches.values():
         del batch["ids"]
     apart = {kind: units_in_order(model, batch, monkeypatch) for kind, batch in batches.items()}
     losses = {kind: model(**batch).loss.item() for kind, batch in batches.items()}
     assert apart["text"] != apart["video"]
-    model.model.lockstep = True
+    model.lockstep = True
     together = {kind: units_in_order(model, batch, monkeypatch) for kind, batch in batches.items()}
     assert together["text"] == together["frame"] == together["video"] == apart["video"]
-    scorer = list(model.model.vision_tower.scorer.parameters())
+    scorer = list(model.host.scorer.parameters())
     for kind, batch in batches.items():
         loss = model(**batch).loss
         assert loss.item() == pytest.approx(losses[kind], rel=1e-5), kind
         model.zero_grad()
         loss.backward()
-        assert all(p.grad is not None for p in model.model.vision_tower.layers.parameters()), kind
+        assert all(p.grad is not None for p in model.parameters() if all(p is not q for q in scorer)), kind
         assert all((p.grad is not None) == bool(prune_ratio) for p in scorer), kind
 
 

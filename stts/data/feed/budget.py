@@ -13,7 +13,7 @@ class Size:
     tokens: int
     """That survive pruning: what the LLM reads."""
     frames: int
-    """That the ViT sees."""
+    """That the ViT sees: where a unit of time has two, an odd number's last frame twice."""
 
 
 @dataclass(frozen=True)

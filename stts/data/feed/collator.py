@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ...pruning.layout import BatchLayout
 from ...pruning.selection import num_dropped
 from ..processors.base import IGNORE, VideoForm
-from ..processors.molmo2 import PooledVideos
+from ..processors.pooled_videos import PooledVideos
 from .budget import Budget, Size, decreasing, first_fit
 
 Example = dict[str, Any]
@@ -104,10 +104,9 @@ class Collator:
     def size(self, example: Example) -> Size:
         """Tokens of an example that survive pruning, and its frames."""
         grids = self.video_form.windows(example)
-        dropped = sum(
-            num_dropped(frames, height * width, self.prune_ratio) for frames, height, width in grids
-        )
-        return Size(len(example["input_ids"]) - dropped, sum(frames for frames, _, _ in grids))
+        dropped = sum(num_dropped(units, height * width, self.prune_ratio) for units, height, width in grids)
+        frames = sum(units for units, _, _ in grids) * self.video_form.unit_frames
+        return Size(len(example["input_ids"]) - dropped, frames)
 
     def refuse(self, example: Example) -> None:
         """Raises ValueError naming an example that no row can hold."""

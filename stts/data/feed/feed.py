@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from ...files.durable import append_rows, read_rows
 from ..datasets import Mixture
 from ..prefetch import prefetch
-from .budget import Budget, look_ahead, past_context
+from .account import BadDataError, load_of, too_many_bad
+from .budget import look_ahead, past_context
 from .collator import Collator, Example
+from .examples import ExampleReader, Unreadable
 from .order import Order, Place, positions
 from .shorten import shorten
+from .tensors import each_tensor
 from .workers import Line
 
 logger = logging.getLogger(__name__)
@@ -34,10 +36,6 @@ TOLD = 20
 """Examples left out or shortened that are told in the log of the process, too."""
 HOST_KEYS = ("ids", "place", "load")
 """Entries of a batch that are not for the model."""
-
-
-class BadDataError(ValueError):
-    """More examples cannot be read than the settings allow; the text lists them."""
 
 
 @dataclass(frozen=True)
@@ -60,54 +58,6 @@ class FeedSpec:
     """As in STTSConfig."""
     log: Path | None = None
     """File that lists what was left out or shortened, a JSON object a line; None: nowhere."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a batch holds, for the metrics."""
-
-    examples: int = 0
-    tokens: int = 0
-    """That survive pruning."""
-    frames: int = 0
-    rows: int = 0
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for an example that could not be read."""
-
-    name: str
-    error: str
-
-
-class ExampleReader(Dataset):
-    """Position in the order -> the example there, with "position"; Unreadable where it cannot be read."""
-
-    def __init__(self, dataset: Dataset, order: Order) -> None:
-        self.dataset, self.order = dataset, order
-
-    def __getitem__(self, position: int) -> Example | Unreadable:
-        index = self.order[position]
-        try:
-            return {"id": str(index)} | self.dataset[index] | {"position": position}
-        except Exception as error:
-            return Unreadable(self._name(index), _reason(error))
-
-    def _name(self, index: int) -> str:
-        """What to call an example, which may be too broken to have a name."""
-        try:
-            return self.dataset.name_of(index)
-        except Exception:
-            return f"example {index}"
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong; an error that nobody foresaw with its kind and the line it came from."""
-    if isinstance(error, ValueError | OSError):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
 class Feed:
@@ -146,7 +96,7 @@ class Feed:
                 waiting.append(_own(example) if self.spec.pack_buffer else example)
                 if len(waiting) == wanted:
                     batch, taken, waiting = self._batch(waiting)
-                    load = _load([self.collate.size(example) for example in taken], len(batch["input_ids"]))
+                    load = load_of([self.collate.size(example) for example in taken], len(batch["input_ids"]))
                     yield batch | {"place": self._place(waiting), "load": load}
 
     def batches(self, pin_memory: bool = False) -> Iterator[dict[str, Any]]:
@@ -265,57 +215,13 @@ class Feed:
             logger.warning("%s: %s: %s%s", what, name, reason, more)
 
 
-def data_sums(batches: Sequence[dict[str, Any]], place: Place) -> dict[str, int]:
-    """What one process adds to the sums of a step, by name. Batches may be made by hand, without a load.
-
-    examples, tokens, frames, rows: as in Load, of these batches; bad: examples that could not be read since the run
-    began; too_long: how often one was too long since then.
-    """
-    loads = [batch.get("load") or Load(len(batch["ids"])) for batch in batches]
-    sums = {field.name: sum(getattr(load, field.name) for load in loads) for field in fields(Load)}
-    return sums | {"bad": len(place.bad), "too_long": place.too_long}
-
-
-def feed_row(sums: Mapping[str, float], budget: Budget) -> dict[str, float]:
-    """What the metrics say of the data of a step.
-
-    sums: those of data_sums, added up over processes; a bad example that several processes met counts for each.
-    fill, fill_frames: share of the budget of the rows that is used.
-    """
-    row = {name: int(sums[name]) for name in ("examples", "bad", "too_long")}
-    for name, used, budgeted in (("fill", "tokens", budget.tokens), ("fill_frames", "frames", budget.frames)):
-        if budgeted:
-            row[name] = sums[used] / (sums["rows"] * budgeted) if sums["rows"] else 0.0
-    return row
-
-
-def too_many_bad(number: int, bad: dict[str, str], allowed: int, total: int, log: Path | None) -> str:
-    """What to tell of examples that cannot be read; bad: those of this process, name -> why."""
-    shown = [f"  {name}: {error}" if error else f"  {name}" for name, error in list(bad.items())[-20:]]
-    more = [f"  and {len(bad) - 20} before"] if len(bad) > 20 else []
-    where = f"; all are in {log}" if log else ""
-    return (
-        f"{number} of {total} examples cannot be read, data.max_bad_fraction allows {allowed}{where}:\n"
-        + "\n".join(more + shown)
-    )
-
-
-def _load(sizes: list, rows: int) -> Load:
-    return Load(len(sizes), sum(size.tokens for size in sizes), sum(size.frames for size in sizes), rows)
-
-
 def _own(example: Example) -> Example:
     """Copied out of the memory shared with a worker: what waits long must not use that up."""
     return {k: v.clone() if isinstance(v, torch.Tensor) and v.is_shared() else v for k, v in example.items()}
 
 
-def log_path(output_dir: Path, rank: int) -> Path:
-    """Where a process lists the examples it left out or shortened."""
-    return output_dir / ("left_out.jsonl" if rank == 0 else f"left_out-{rank}.jsonl")
-
-
 def _pinned(batch: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return each_tensor(batch, torch.Tensor.pin_memory)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -17,11 +17,18 @@ class Conversation:
     """Writes turns as a template does, and knows which tokens of the result are answers.
 
     video_token: what the template writes where a video goes, which stands in front of the first turn; special:
-    tokens that no text may contain, beside the tokenizer's own. Raises ValueError when the tokenizer cannot do it.
+    tokens that no text may contain, beside the tokenizer's own; begin: what every text begins with, whether the
+    template writes it or not; kind: what the template calls a video, "image" where it knows none. Raises ValueError
+    when the tokenizer cannot do it.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, video_token: str, special: Iterable[str] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        video_token: str,
+        special: Iterable[str] = (),
+        begin: str = "",
+        kind: str = "video",
     ) -> None:
         if not tokenizer.eos_token:
             raise ValueError("the tokenizer has no eos_token, which ends every answer")
@@ -30,6 +37,7 @@ class Conversation:
         if not tokenizer.is_fast:
             raise ValueError("the tokenizer must be a fast one: labels need character offsets")
         self.tokenizer, self.video_token = tokenizer, video_token
+        self.begin, self.kind = begin, kind
         found = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         found |= {video_token, tokenizer.eos_token, *special}
         self._special = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
@@ -90,7 +98,7 @@ class Conversation:
     def _render(self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool) -> str:
         turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         if has_video:
-            turns[0]["content"].insert(0, {"type": "video"})
+            turns[0]["content"].insert(0, {"type": self.kind})
         text = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )
@@ -99,7 +107,7 @@ class Conversation:
                 f"the chat template writes {self.video_token} {found} times for {int(has_video)} videos; "
                 "use the one that comes with the model"
             )
-        return text
+        return text if text.startswith(self.begin) else self.begin + text
 
     def _refuse_special_tokens(self, messages: Sequence[Message]) -> None:
         for i, message in enumerate(messages):
@@ -110,9 +118,8 @@ class Conversation:
 
     def _tokens(self, text: str, answers: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         options = {"add_special_tokens": False, "return_offsets_mapping": True}
-        encoded = self.tokenizer(
-            text, verbose=False, **options
-        )  # its word on long texts counts before pruning
+        # not verbose: its word on long texts counts tokens before pruning
+        encoded = self.tokenizer(text, verbose=False, **options)
         input_ids = torch.tensor(encoded["input_ids"])
         starts, stops = torch.tensor(encoded["offset_mapping"]).unbind(1)
         supervised = torch.zeros(len(input_ids), dtype=torch.bool)

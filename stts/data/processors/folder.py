@@ -14,20 +14,24 @@ from .config_file import read_config
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
-def load_config(path_or_id: str | PathLike, model_type: str, **kwargs: Any) -> PreTrainedConfig:
+def load_config(
+    path_or_id: str | PathLike, model_types: str | tuple[str, ...], **kwargs: Any
+) -> PreTrainedConfig:
     """The config of a folder or hub id. Raises ValueError when it is that of something else, or damaged."""
+    model_types = (model_types,) if isinstance(model_types, str) else model_types
+    rule = " or ".join(map(repr, model_types))
     if (Path(path_or_id) / "config.json").is_file():
-        read_config(Path(path_or_id), model_type)
+        read_config(Path(path_or_id), *model_types)
     try:
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False, **kwargs)
     except OSError:
         raise
     except Exception as error:  # whatever transformers makes of values that somebody has changed
         raise ValueError(
-            f"the config.json of {path_or_id} is not that of a {model_type!r} model: {one_line(error)}"
+            f"the config.json of {path_or_id} is not that of a {rule} model: {one_line(error)}"
         ) from error
-    if config.model_type != model_type:
-        raise ValueError(f"{path_or_id} holds a {config.model_type!r} model, must be {model_type!r}")
+    if config.model_type not in model_types:
+        raise ValueError(f"{path_or_id} holds a {config.model_type!r} model, must be {rule}")
     return config
 
 

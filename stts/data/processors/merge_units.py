@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 
+from ..video.pixels import HALF, Scale
+
 
 @dataclass(frozen=True)
 class Frames:
     """How frames become patches. Raises ValueError, naming the setting, for values that do not go together."""
 
+    video_processor: ClassVar[str] = "Qwen3VLVideoProcessor"
+    """transformers' class that does the same."""
+    scale: ClassVar[Scale] = HALF
+    """What the model makes of bytes."""
     patch_size: int = 16
     temporal_patch_size: int = 2
     """Frames that are one unit of time."""
@@ -77,31 +83,27 @@ class Frames:
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Frames:
         """From the settings of transformers' video processor. Raises ValueError for pixels normalised otherwise."""
-        for name in ("image_mean", "image_std"):
-            values = settings.get(name, 0.5)
-            if set(values if isinstance(values, list) else [values]) != {0.5}:
-                raise ValueError(
-                    f"{name} is {values}, must be 0.5: patches travel as bytes, which the model scales so"
-                )
+        check_scale(settings, cls.scale)
         size = settings.get("size") or {}
         if not isinstance(size, dict):
             raise ValueError(f"size is {size!r}, must name shortest_edge and longest_edge, pixels of a clip")
         found = {name: settings.get(name) for name in cls.__dataclass_fields__}
-        found |= {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+            found[name] = settings.get(name) or size.get(edge)  # older files have them at the top
         return cls(**{name: value for name, value in found.items() if value is not None})
 
     def settings(self) -> dict[str, Any]:
         """Inverse of from_settings: what transformers' video processor reads."""
         return {
-            "video_processor_type": "Qwen3VLVideoProcessor",
+            "video_processor_type": self.video_processor,
             "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
             "patch_size": self.patch_size,
             "temporal_patch_size": self.temporal_patch_size,
             "merge_size": self.merge_size,
             "cap_pixels_per_frame": self.cap_pixels_per_frame,
             "max_video_tokens": self.max_video_tokens,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
+            "image_mean": list(self.scale.mean),
+            "image_std": list(self.scale.std),
         }
 
     def patches(self, frames: np.ndarray) -> Tensor:
@@ -117,6 +119,18 @@ class Frames:
         return rearrange(
             images, "(t u) c (y m p) (x n q) -> (t y x m n) (c u p q)", u=self.temporal_patch_size, **sides
         )
+
+
+def check_scale(settings: dict[str, Any], scale: Scale) -> None:
+    """Raises ValueError for settings whose pixels are normalised otherwise."""
+    for name, known in (("image_mean", scale.mean), ("image_std", scale.std)):
+        values = settings.get(name, known)
+        values = tuple(values) if isinstance(values, list | tuple) else (values,) * 3
+        if values != known:
+            rule = known[0] if len(set(known)) == 1 else list(known)
+            raise ValueError(
+                f"{name} is {list(values)}, must be {rule}: patches travel as bytes, which the model scales so"
+            )
 
 
 def resize(frames: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -7,28 +7,24 @@ one does not, and says which tokens to supervise as well.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    Molmo2Processor,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import Molmo2Processor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...files.model_folder import BadFolder
 from ...pruning.windows import window_grid, window_index
-from ..prompts import LETTERS, Message, check_messages, multiple_choice_prompt
-from ..video.pixels import patchify, resize_frames, unpatchify
-from .base import IGNORE, Example
+from ..prompts import LETTERS, Message, multiple_choice_prompt
+from ..video.pixels import patchify, resize_frames
+from .base import IGNORE, Processor
 from .clip import check_clip, check_times
+from .conversation import Conversation
 from .folder import load_config, load_tokenizer
+from .pooled_videos import PooledVideos
 
 if TYPE_CHECKING:
     from ..video.read import Clip
@@ -53,47 +49,7 @@ FRAME_FORMAT = {"use_frame_special_tokens": True, "video_use_col_tokens": False}
 """transformers' defaults."""
 
 
-class PooledVideos:
-    """Videos of square frames of one size, with the patches of each window beside them: see base.VideoForm."""
-
-    packs = True
-    unit = None
-
-    def windows(self, example: Example) -> list[tuple[int, int, int]]:
-        """Frames, rows and columns of windows of an example's video, if it has one."""
-        return [tuple(grid) for grid in example["video_grids"].tolist()] if "video_grids" in example else []
-
-    def join(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """pixel_values_videos (F, N, values), video_token_pooling (all windows, p*p), which counts the patches of all
-        frames together, video_grids (V, 3), and window_scores (F, W) if all have them."""
-        examples = [example for example in examples if "video_grids" in example]
-        if not examples:
-            return {}
-        shape = examples[0]["pixel_values_videos"].shape[1:]
-        pooling, num_patches = [], 0
-        for example in examples:
-            pixels, index = example["pixel_values_videos"], example["video_token_pooling"]
-            if pixels.shape[1:] != shape:
-                raise ValueError(
-                    f"example {example['id']!r} has frames of {tuple(pixels.shape[1:])} (patches, values), the "
-                    f"batch began with {tuple(shape)}: process all with one VideoProcessor"
-                )
-            pooling.append(torch.where(index >= 0, index + num_patches, index))
-            num_patches += pixels.shape[0] * pixels.shape[1]
-        keys = ["pixel_values_videos", "video_grids"]
-        keys += ["window_scores"] if all("window_scores" in example for example in examples) else []
-        return {
-            "video_token_pooling": torch.cat(pooling),
-            **{key: torch.cat([example[key] for example in examples]) for key in keys},
-        }
-
-    def first_video(self, batch: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
-        """Frames of a batch's first video, (T, S, S, 3) uint8, their number, rows and columns of windows."""
-        grid = tuple(batch["video_grids"][0].tolist())
-        return unpatchify(batch["pixel_values_videos"][: grid[0]]).cpu().numpy(), grid
-
-
-class VideoProcessor:
+class VideoProcessor(Processor):
     """Turns one conversation, with or without a clip, into one unbatched example.
 
     use_frame_special_tokens: frames stand between <frame_start> and <frame_end>, else between <im_start> and
@@ -102,7 +58,6 @@ class VideoProcessor:
     Raises ValueError when the tokenizer lacks something the prompt needs or the sizes do not fit each other.
     """
 
-    unit_frames = 1
     video_form = PooledVideos()
 
     def __init__(
@@ -119,7 +74,13 @@ class VideoProcessor:
             raise ValueError(f"image_size is {image_size}, must be a multiple of patch_size {patch_size}")
         if pool_width < 1:
             raise ValueError(f"pool_width is {pool_width}, must be at least 1")
-        _check_tokenizer(tokenizer)
+        vocab = tokenizer.get_vocab()
+        if missing := [token for token in (*MULTIMODAL_TOKENS, VIDEO_TOKEN) if token not in vocab]:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(missing)}: use the one that comes with a Molmo2 model"
+            )
+        bos = tokenizer.bos_token or tokenizer.eos_token
+        self.conversation = Conversation(tokenizer, VIDEO_TOKEN, MULTIMODAL_TOKENS, begin=bos)
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.patch_size = patch_size
@@ -128,11 +89,7 @@ class VideoProcessor:
         self.use_frame_special_tokens = use_frame_special_tokens
         self.video_use_col_tokens = video_use_col_tokens
         self.context_length = context_length
-        self.bos_token = tokenizer.bos_token or tokenizer.eos_token
         self._multimodal_ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(MULTIMODAL_TOKENS)))
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        special |= {VIDEO_TOKEN, tokenizer.eos_token, *MULTIMODAL_TOKENS}
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
 
     @classmethod
     def from_pretrained(
@@ -171,32 +128,6 @@ class VideoProcessor:
         settings = {"processor_class": "Molmo2Processor", **format_}
         (Path(folder) / "processor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
-    @property
-    def pad_token_id(self) -> int:
-        """What to pad input_ids with: the tokenizer's own, or the end token where it has none."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
-
-    def __call__(
-        self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
-    ) -> dict[str, Tensor]:
-        """Build one example.
-
-        messages: user and assistant turns in alternation, {"role", "content"}; the clip goes in front of
-        the first. With add_generation_prompt the last turn is the user's and the text ends where the answer
-        begins.
-
-        Returns input_ids, labels (IGNORE except on the answers and the token that ends each) and
-        mm_token_type_ids, all (L,) int64; with a clip of T frames also pixel_values_videos
-        (T, N, patch_size * patch_size * 3) uint8, video_token_pooling (T*W, p*p) int64 patches of each
-        window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of windows]. Raises ValueError,
-        naming the turn, for text that cannot be a prompt, and for what is no clip.
-        """
-        if clip is not None:
-            check_clip(clip)
-        text = self.text_tensors(messages, clip, add_generation_prompt)
-        return text if clip is None else text | self.video_tensors(clip)
-
     def text_tensors(
         self, messages: Sequence[Message], clip: Clip | None = None, add_generation_prompt: bool = False
     ) -> dict[str, Tensor]:
@@ -218,22 +149,12 @@ class VideoProcessor:
 
         Several conversations about a clip can so share its video_tensors. Otherwise as __call__.
         """
-        check_messages(messages)
         if timestamps is not None:
             check_times(timestamps)
-        if add_generation_prompt and len(messages) % 2 == 0:
-            raise ValueError(
-                "add_generation_prompt needs the user's turn last, the last one is the assistant's"
-            )
-        self._refuse_special_tokens(messages)
-        placeholders = "" if timestamps is None else self.video_string(timestamps)
-
-        text, answers = "", []
-        for piece, is_answer in self._pieces(messages, timestamps is not None, add_generation_prompt):
-            if is_answer:
-                answers.append((len(text), len(text) + len(piece)))
-            text += piece if is_answer else piece.replace(VIDEO_TOKEN, placeholders)
-        return self._text_tensors(text, answers)
+        placeholders = None if timestamps is None else self.video_string(timestamps)
+        input_ids, labels = self.conversation.tensors(messages, placeholders, add_generation_prompt)
+        types = torch.isin(input_ids, self._multimodal_ids).long()
+        return {"input_ids": input_ids, "labels": labels, "mm_token_type_ids": types}
 
     def video_string(self, timestamps: Sequence[float]) -> str:
         """Each frame as Molmo2 writes it: its time in seconds, then a token a window between markers.
@@ -246,85 +167,12 @@ class VideoProcessor:
         )
         row = "<im_patch>" * cols + ("<im_col>" if self.video_use_col_tokens else "")
         frame = start + row * rows + end
-        return " ".join(f"{t - timestamps[0]:.1f} {frame}" for t in timestamps)
-
-    def _pieces(
-        self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool
-    ) -> Iterator[tuple[str, bool]]:
-        """The rendered conversation in order, cut into (text, whether it is an answer with its end token).
-
-        Answers are found by rendering growing prefixes. Some templates, Molmo2's own among them, leave the
-        end token of the last answer out: for training it is put in.
-        """
-        full = self._render(messages, has_video, add_generation_prompt)
-        eos, done = self.tokenizer.eos_token, 0
-        for turn in range(1, len(messages), 2):
-            start = self._prefix_length(full, messages[:turn], has_video, True)
-            stop = self._prefix_length(full, messages[: turn + 1], has_video, False)
-            end = self._special.search(full, start)
-            if end and (end.start() < stop or (end.start() == stop and end[0] == eos)):
-                answer, stop = full[start : end.end()], end.end()
-            else:
-                answer = full[start:stop] + ("" if add_generation_prompt else eos)
-            yield full[done:start], False
-            yield answer, True
-            done = stop
-        yield full[done:], False
-
-    def _prefix_length(self, full: str, messages: Sequence[Message], has_video: bool, prompt: bool) -> int:
-        prefix = self._render(messages, has_video, prompt)
-        if not full.startswith(prefix):
-            raise ValueError(
-                f"the chat template rewrites the first {len(messages)} turns when more follow, so answers "
-                "cannot be told from the rest; use a template whose text only grows with the conversation"
-            )
-        return len(prefix)
-
-    def _render(self, messages: Sequence[Message], has_video: bool, add_generation_prompt: bool) -> str:
-        turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        if has_video:
-            turns[0]["content"].insert(0, {"type": "video"})
-        text = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        if (found := text.count(VIDEO_TOKEN)) != has_video:
-            raise ValueError(
-                f"the chat template writes {VIDEO_TOKEN} {found} times for {int(has_video)} videos; "
-                "use the one that comes with a Molmo2 model"
-            )
-        return text if text.startswith(self.bos_token) else self.bos_token + text
-
-    def _refuse_special_tokens(self, messages: Sequence[Message]) -> None:
-        for i, message in enumerate(messages):
-            if found := self._special.search(message["content"]):
-                raise ValueError(
-                    f"messages[{i}] contains the special token {found[0]!r}: remove it from the text"
-                )
-
-    def _text_tensors(self, text: str, answers: list[tuple[int, int]]) -> dict[str, Tensor]:
-        """input_ids, labels and mm_token_type_ids of a text, each (L,) int64.
-
-        answers: (first character, one past the last) of each stretch that is supervised.
-        """
-        options = {"add_special_tokens": False, "return_offsets_mapping": True}
-        encoded = self.tokenizer(
-            text, verbose=False, **options
-        )  # its word on long texts counts before pruning
-        input_ids = torch.tensor(encoded["input_ids"])
-        starts, stops = torch.tensor(encoded["offset_mapping"]).unbind(1)
-        supervised = torch.zeros(len(input_ids), dtype=torch.bool)
-        for start, stop in answers:
-            # A lone space has an empty range: the second test leaves out one that stands before the answer.
-            supervised |= (starts >= start) & (stops > start) & (stops <= stop)
-        return {
-            "input_ids": input_ids,
-            "labels": input_ids.where(supervised, IGNORE),
-            "mm_token_type_ids": torch.isin(input_ids, self._multimodal_ids).long(),
-        }
+        return " ".join(f"{time:.1f} {frame}" for time in self.unit_times(timestamps))
 
     def video_tensors(self, clip: Clip) -> dict[str, Tensor]:
         """Of a clip of T frames: pixel_values_videos (T, N, patch_size * patch_size * 3) uint8, video_token_pooling
-        (T * W, p * p) int64 and video_grids (1, 3) int64, as __call__ returns them."""
+        (T * W, p * p) int64 patches of each window, -1 = none, and video_grids (1, 3) int64 [T, rows, columns of
+        windows]."""
         check_clip(clip)
         num_frames = len(clip.frames)
         patches = patchify(torch.from_numpy(resize_frames(clip.frames, self.image_size)), self.patch_size)
@@ -353,21 +201,6 @@ def check_frame_size(vision: Any, where: str | PathLike) -> None:
             f"{where}: image_size {height} and patch_size {vision.patch_size} in config.json make {patches} patches "
             f"of a frame, but the model has positions for {vision.num_position_embeddings}"
         )
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    vocab = tokenizer.get_vocab()
-    missing = [token for token in (*MULTIMODAL_TOKENS, VIDEO_TOKEN) if token not in vocab]
-    if missing:
-        raise ValueError(
-            f"the tokenizer lacks {', '.join(missing)}: use the one that comes with a Molmo2 model"
-        )
-    if not tokenizer.eos_token:
-        raise ValueError("the tokenizer has no eos_token, which ends every answer")
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template: use the one that comes with a Molmo2 model")
-    if not tokenizer.is_fast:
-        raise ValueError("the tokenizer must be a fast one: labels need character offsets")
 
 
 def _prompt_format(path_or_id: str | PathLike, config: PreTrainedConfig, **kwargs: Any) -> dict[str, bool]:

@@ -6,9 +6,10 @@ one slot of half a second, never in the first slot. Colours within a clip differ
 lies inside one cell of a `grid` x `grid` raster, so that by default its evidence is one window of the tiny
 model (grid=1 puts it anywhere).
 
-**Harder clips.** `lamps` flicker and `pan` moves the whole background: novelty without relevance. Further events are
-there all the time (`still`), only in the first slot (`opening`) or come slowly and stay (`fading`): relevance without
-novelty. `cells` takes clips of several kinds in turns, from the fixed grid of `cells.py`.
+**Harder clips.** `lamps` flicker, `pan` moves the whole background, `decoys` flash like events and `passers` walk
+by, both in colours nobody asks about: novelty without relevance. Further events are there all the time (`still`),
+only in the first slot (`opening`) or come slowly and stay (`fading`): relevance without novelty. `cells` takes
+clips of several kinds in turns, from the fixed grid of `kinds.py`.
 
 **Time.** Slots of half a second are centred on the multiples of 0.5 s, the first and the last one cut in half
 by the ends of the clip: sampling at 2 frames per second from 0 to the last instant sees every slot exactly

@@ -1,8 +1,8 @@
 """The difficulty grid: kinds of generated clips on which pruning policies are compared.
 
 The settings were fixed before any training, from what the training-free temporal policy finds (docs/evidence.md),
-and stay fixed. Each cell changes one thing about the plain clips; `crowded` changes everything.
-"""
+and stay fixed. Each cell changes one thing about the plain clips, `crowded` four. `decoys` and `passers` came
+later, for what novelty alone gets wrong."""
 
 from __future__ import annotations
 
@@ -18,5 +18,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "opening": {"opening": 1, **_ONE_LESS},
     "fading": {"fading": 1, **_ONE_LESS},  # ... that the first frame does not show
     "crowded": {"fading": 1, "movers": 6, "lamps": 4, "pan": 0.1, **_ONE_LESS},
+    "decoys": {"decoys": 10},  # novelty without relevance, as striking as the events
+    "passers": {"passers": 2},
 }
 """Settings of SyntheticSpec by cell."""

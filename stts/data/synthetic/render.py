@@ -1,4 +1,5 @@
-"""The pixels of a generated clip: background, moving discs and flickering lamps in grey, coloured shapes, noise."""
+"""The pixels of a generated clip: background, discs and lamps in grey, what else moves or flashes, the events,
+noise."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
-from .spec import COLOURS
+from .bystanders import draw_passers, place_decoys
+from .spec import BYSTANDERS, COLOURS
 
 if TYPE_CHECKING:
     from .events import Event
@@ -35,7 +37,8 @@ def render_clip(events: Sequence[Event], spec: SyntheticSpec, rng: Generator) ->
     for _ in range(spec.lamps):
         _draw_lamp(grey, slots, rng)
     frames = np.repeat(grey[..., None], 3, axis=-1)
-    for event in events:
+    draw_passers(frames, spec, rng)
+    for event in (*place_decoys(events, spec, rng), *events):
         _draw_event(frames, slots, event)
     frames += spec.noise * rng.standard_normal(grey.shape, dtype=np.float32)[..., None]
     return frames.round().clip(0, 255).astype(np.uint8)
@@ -68,7 +71,7 @@ def _draw_event(frames: np.ndarray, slots: np.ndarray, event: Event) -> None:
     (shown,) = np.nonzero(opacity)
     frames = frames[shown[0] : shown[-1] + 1, event.y : event.y + event.side, event.x : event.x + event.side]
     mask, opacity = shape_mask(event.shape, event.side), opacity[shown, None, None]
-    frames[:, mask] += opacity * (np.float32(COLOURS[event.colour]) - frames[:, mask])
+    frames[:, mask] += opacity * (np.float32((COLOURS | BYSTANDERS)[event.colour]) - frames[:, mask])
 
 
 def _pan(grey: np.ndarray, spec: SyntheticSpec, rng: Generator) -> None:

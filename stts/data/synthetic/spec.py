@@ -21,7 +21,9 @@ COLOURS = {
     "red": (225, 35, 35),
     "yellow": (235, 215, 40),
 }
-"""RGB of the events; everything else is grey."""
+"""RGB of the events; what else is there is grey, or in BYSTANDERS."""
+BYSTANDERS = {"lime": (150, 230, 30), "orange": (240, 140, 30), "violet": (130, 40, 235)}
+"""RGB of what is as striking as the events, and never asked about: decoys and passers-by."""
 SHAPES = ("cross", "ring", "square", "triangle")
 VERSION = 2
 """Raise it when the same settings would give other clips or questions: older folders are then made anew."""
@@ -57,6 +59,10 @@ class SyntheticSpec:
     """Moving grey discs."""
     lamps: int = 0
     """Grey squares, bright and dark in turns of a slot."""
+    decoys: int = 0
+    """Shapes of one slot each in colours no question asks about, never in the cell and slot of an event."""
+    passers: int = 0
+    """Passers-by in such colours, who walk through the picture behind the events."""
     pan: float = 0.0
     """Speed of the background, in frame widths per second."""
     noise: float = 5.0
@@ -101,6 +107,8 @@ class SyntheticSpec:
             ),
             "movers": (self.movers >= 0, "must be 0 or more"),
             "lamps": (self.lamps >= 0, "must be 0 or more"),
+            "decoys": (self.decoys >= 0, "must be 0 or more"),
+            "passers": (self.passers >= 0, "must be 0 or more"),
             "pan": (self.pan >= 0, "must be 0 or more"),
             "noise": (self.noise >= 0, "must be 0 or more"),
             "questions_per_clip": (self.questions_per_clip >= 1, "must be at least 1"),

@@ -7,6 +7,7 @@ last. Patches stay uint8 until they are on the device: a quarter of the bytes to
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,6 +48,33 @@ def unpatchify(patches: Tensor) -> Tensor:
     return rearrange(patches, "t (h w) (p q c) -> t (h p) (w q) c", h=side, w=side, p=p, q=p)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of each channel, of pixels from 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, pixels: Tensor, channels: int) -> Tensor:
+        """uint8 -> float32, as a model was trained on them. channels: the axis of red, green and blue."""
+        mean, std = self._like(pixels, channels)
+        return (pixels.float() / 255 - mean) / std
+
+    def back(self, pixels: Tensor, channels: int) -> Tensor:
+        """Inverse: float32 -> uint8."""
+        mean, std = self._like(pixels, channels)
+        return ((pixels * std + mean) * 255).round().clamp(0, 255).byte()
+
+    def _like(self, pixels: Tensor, channels: int) -> tuple[Tensor, ...]:
+        shape = [3] + [1] * (pixels.ndim - 1 - channels % pixels.ndim)
+        return tuple(torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.std))
+
+
+HALF = Scale((0.5,) * 3, (0.5,) * 3)
+CLIP = Scale((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET = Scale((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def normalize(patches: Tensor) -> Tensor:
-    """uint8 patches of any shape -> float32 in [-1, 1]: scaled by 1/255, mean and standard deviation 0.5."""
+    """uint8 patches of any shape -> float32 in [-1, 1]: HALF, whatever their channels."""
     return (patches.float() / 255 - 0.5) / 0.5

@@ -18,7 +18,8 @@ from ...data.evidence import evidence_scores
 from ...data.feed.collator import Collator
 from ...data.processors.base import Processor
 from ...data.video.config import VideoConfig
-from ...hosts import flops_qwen3_vl
+from ...hosts import flops_any, flops_qwen3_vl
+from ...hosts.encoding import clips_of
 from ...hosts.flops import FRAME_MARKERS, multiply_adds
 from ..plan import EvalRun
 from ..reading import read_clip, seen_evidence
@@ -130,7 +131,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _arithmetic(model: nn.Module, batch: dict[str, Any]) -> int:
-    return ARITHMETIC[model.config.model_type](model, batch)
+    return ARITHMETIC.get(model.config.model_type, _any)(model, batch)
 
 
 def _molmo2(model: nn.Module, batch: dict[str, Any]) -> int:
@@ -148,5 +149,14 @@ def _qwen3_vl(model: nn.Module, batch: dict[str, Any]) -> int:
     return flops_qwen3_vl.multiply_adds(model.config, units, grid, model.stts.prune_ratio, **sizes).total
 
 
+def _any(model: nn.Module, batch: dict[str, Any]) -> int:
+    host = model.host
+    clips = clips_of(host, host.accept(batch), batch["layout"])
+    (units,), (grid,), (windows,) = clips.frames, clips.grids, clips.windows
+    text = batch["input_ids"].shape[1] - units * windows
+    sizes = {"text_tokens": text, "text_per_unit": 0, "logits": 1}
+    return flops_any.multiply_adds(host, model.stts, units, grid, model.stts.prune_ratio, **sizes).total
+
+
 ARITHMETIC = {"molmo2": _molmo2, "qwen3_vl": _qwen3_vl}
-"""By model_type: the multiply-adds of a batch of one video."""
+"""By model_type: the multiply-adds of a batch of one video. Of others _any."""

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stts.data.datasets import Mixture
+from stts.data.feed.account import BadDataError, data_sums, feed_row
 from stts.data.feed.budget import Budget, Size, look_ahead
 from stts.data.feed.collator import Collator
-from stts.data.feed.feed import BadDataError, Feed, FeedSpec, data_sums, feed_row
+from stts.data.feed.feed import Feed, FeedSpec
 from stts.data.feed.order import Place
 from stts.data.feed.shorten import shorten
 from stts.data.processors.molmo2 import IGNORE

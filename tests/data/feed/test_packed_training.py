@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stts import STTSConfig
 from stts.data import Collator, DataSpec, Mixture, VideoQADataset, training_data
-from stts.data.feed.feed import BadDataError
+from stts.data.feed.account import BadDataError
 from stts.data.feed.order import Order, Place
 from stts.files.durable import read_rows
 from stts.hosts.folders import ModelSpec

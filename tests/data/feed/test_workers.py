@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from stts.data.datasets import VideoQADataset
+from stts.data.feed.account import BadDataError
 from stts.data.feed.collator import Collator
-from stts.data.feed.feed import BadDataError, Feed, FeedSpec
+from stts.data.feed.feed import Feed, FeedSpec
 from stts.data.processors.molmo2 import VideoProcessor
 from stts.train.signals import leave_signals_to_the_parent
 

@@ -1,24 +1,13 @@
-"""Pixels and text are those of transformers' own code, which runs here on objects without their constructors.
-
-What that calls of torchvision, which is not installed beside a CPU torch, is two functions: torch's own
-interpolation, and subtracting the mean.
-"""
+"""Pixels and text are those of transformers' own code."""
 
 from __future__ import annotations
 
 import json
-from enum import Enum
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor, image_processing_backends
-from transformers.image_utils import SizeDict
-from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
-from transformers.video_utils import VideoMetadata
 
 from stts.data.feed.collator import Collator
 from stts.data.processors.base import IGNORE, evidence_in
@@ -27,6 +16,10 @@ from stts.data.processors.qwen import QwenProcessor
 from stts.data.video.pixels import normalize
 from stts.hosts.tiny_qwen3_vl import CHAT_TEMPLATE
 from stts.pruning.selection import num_dropped
+from tests.helpers.qwen_text import their_text
+from tests.helpers.theirs import imported, make_clip, make_tokenizer, their_pixels
+
+Qwen3VLVideoProcessor = imported("qwen3_vl", "Qwen3VLVideoProcessor")
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
@@ -40,29 +33,9 @@ TALK = [
 SMALL = {"min_pixels": 64 * 64, "max_pixels": 4 * 96 * 128}
 
 
-def make_tokenizer(template=CHAT_TEMPLATE, special=SPECIAL):
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=alphabet, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(["user assistant"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template
-    )
-
-
-def make_clip(count, height, width, times=None):
-    frames = np.random.default_rng(count).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    times = np.arange(count) / 2 if times is None else np.array(times, dtype=np.float64)
-    return SimpleNamespace(frames=frames, timestamps=times)
-
-
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer()
+    return make_tokenizer(CHAT_TEMPLATE, SPECIAL)
 
 
 @pytest.fixture(scope="module")
@@ -71,43 +44,6 @@ def processor(tokenizer):
 
 
 # --- the pixels are transformers'
-
-
-class Interpolation(Enum):
-    LANCZOS = "lanczos"
-    BICUBIC = "bicubic"
-
-
-def resize(image, size, interpolation, antialias):
-    new = F.interpolate(image.flatten(0, -4), size, mode=interpolation.value, antialias=antialias)
-    return new.view(*image.shape[:-2], *size)
-
-
-def normalized(image, mean, std, inplace):
-    mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (mean, std))
-    return (image - mean) / std
-
-
-def their_pixels(monkeypatch, frames, **settings):
-    stub = SimpleNamespace(InterpolationMode=Interpolation, resize=resize, normalize=normalized)
-    monkeypatch.setattr(image_processing_backends, "tvF", stub, raising=False)
-    theirs = object.__new__(Qwen3VLVideoProcessor)
-    size = SizeDict(shortest_edge=settings.pop("min_pixels"), longest_edge=settings.pop("max_pixels"))
-    return theirs._preprocess(
-        [torch.from_numpy(frames).permute(0, 3, 1, 2)],
-        do_resize=True,
-        size=size,
-        resample=Interpolation.BICUBIC,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=(0.5,) * 3,
-        image_std=(0.5,) * 3,
-        patch_size=16,
-        temporal_patch_size=2,
-        merge_size=2,
-        cap_pixels_per_frame=settings.get("cap_pixels_per_frame", False),
-    )
 
 
 @pytest.mark.parametrize("cap", [False, True], ids=["clip", "frame"])
@@ -120,7 +56,10 @@ def test_pixels_equal_transformers(monkeypatch, tokenizer, count, height, width,
     ours = QwenProcessor(tokenizer, Frames(**settings))
     clip = make_clip(count, height, width)
     found = ours.video_tensors(clip)
-    wanted = their_pixels(monkeypatch, clip.frames, **settings)
+    size = {"shortest_edge": SMALL["min_pixels"], "longest_edge": SMALL["max_pixels"]}
+    wanted = their_pixels(
+        monkeypatch, Qwen3VLVideoProcessor, clip.frames, size=size, cap_pixels_per_frame=cap
+    )
     assert found["pixel_values_videos"].dtype == torch.uint8
     assert torch.equal(found["video_grid_thw"], wanted["video_grid_thw"])
     pixels = normalize(found["pixel_values_videos"])
@@ -149,23 +88,6 @@ def test_frames_come_back_from_their_patches():
 # --- the text is transformers'
 
 
-def their_text(ours, messages, clip, grid, indices, fps, add_generation_prompt):
-    theirs = object.__new__(Qwen3VLProcessor)
-    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    names |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
-    for name, token in names.items():
-        setattr(theirs, name, token)
-    theirs.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
-    metadata = VideoMetadata(total_num_frames=9999, fps=fps, frames_indices=list(indices))
-    shown = theirs.replace_video_token({"video_grid_thw": grid, "video_metadata": [metadata]}, 0)
-    turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-    turns[0]["content"].insert(0, {"type": "video"})
-    text = ours.tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    return text.replace("<|video_pad|>", shown)
-
-
 @pytest.mark.parametrize(("messages", "prompt"), [([USER], True), (TALK[:3], True), (TALK, False)])
 @pytest.mark.parametrize(
     ("indices", "fps"),
@@ -174,7 +96,7 @@ def their_text(ours, messages, clip, grid, indices, fps, add_generation_prompt):
 def test_prompt_equals_transformers(processor, messages, prompt, indices, fps):
     clip = make_clip(len(indices), 100, 150, [i / fps for i in indices])
     example = processor(messages, clip, add_generation_prompt=prompt)
-    text = their_text(processor, messages, clip, example["video_grid_thw"], indices, fps, prompt)
+    text = their_text(processor, messages, example["video_grid_thw"], indices, fps, prompt)
     assert processor.tokenizer.decode(example["input_ids"]) == text
     assert example["input_ids"].tolist() == processor.tokenizer(text).input_ids
     units, rows, cols = processor.window_grid(clip)
@@ -220,12 +142,12 @@ def test_a_special_token_in_the_text_is_refused(processor):
 
 def test_a_tokenizer_of_another_model_is_refused():
     with pytest.raises(ValueError, match=r"lacks <\|image_pad\|>, <\|video_pad\|>"):
-        QwenProcessor(make_tokenizer(special=SPECIAL[:-2]))
+        QwenProcessor(make_tokenizer(CHAT_TEMPLATE, SPECIAL[:-2]))
 
 
 def test_a_template_without_videos_is_refused():
     template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
-    processor = QwenProcessor(make_tokenizer(template))
+    processor = QwenProcessor(make_tokenizer(template, SPECIAL))
     with pytest.raises(ValueError, match=r"writes <\|video_pad\|> 0 times for 1 videos"):
         processor([USER], make_clip(2, 64, 64), add_generation_prompt=True)
 
@@ -286,6 +208,8 @@ def test_a_batch_of_videos_of_different_grids(processor):
     assert min(dropped[:2]) > 0
     kept = [length - gone for length, gone in zip(layout.lengths, dropped, strict=True)]
     assert kept == [collate.size(example).tokens for example in examples]
+    # the last frame of three is seen twice
+    assert [collate.size(example).frames for example in examples] == [4, 4, 0]
 
 
 def test_a_video_of_another_family_is_refused(processor):

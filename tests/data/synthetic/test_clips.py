@@ -16,12 +16,13 @@ import pytest
 from stts.data import DataSpec, load_data, read_video
 from stts.data.evidence import evidence_windows
 from stts.data.rows import checked_rows, row_messages
+from stts.data.synthetic.bystanders import draw_passers, place_decoys
 from stts.data.synthetic.clips import conversation, make_clip, make_synthetic
 from stts.data.synthetic.events import Event
 from stts.data.synthetic.kinds import CELLS
 from stts.data.synthetic.questions import ask_all
 from stts.data.synthetic.render import render_clip, shape_mask
-from stts.data.synthetic.spec import COLOURS, SHAPES, SyntheticSpec
+from stts.data.synthetic.spec import BYSTANDERS, COLOURS, SHAPES, SyntheticSpec
 from stts.data.video import encode
 from stts.eval.tasks import DataBenchmark
 from stts.eval.tasks.data import load_test_rows
@@ -234,6 +235,45 @@ def test_pan_carries_the_background_along() -> None:
     assert any((frames[3] == other).all() for other in moved)
 
 
+def test_decoys_flash_in_colours_that_are_never_asked_about_and_never_over_an_event() -> None:
+    spec = replace(SPEC, noise=0.0, movers=0)
+    for index in range(20):
+        rng, events, _ = make_clip("train", index, spec)
+        decoys = place_decoys(events, replace(spec, decoys=10), rng)
+        cells = {(d.slot, d.x // 24, d.y // 24) for d in decoys}
+        assert len(decoys) == len(cells) == 10
+        assert not cells & {(e.slot, e.x // 24, e.y // 24) for e in events}
+        assert all((d.x % 24) + d.side <= 24 and (d.y % 24) + d.side <= 24 for d in decoys)
+        assert {d.colour for d in decoys} <= BYSTANDERS.keys()
+        assert all(d.slots == 1 and d.slot >= 1 for d in decoys)
+    assert not BYSTANDERS.keys() & COLOURS.keys()
+    crowded = replace(spec, still=1, decoys=100, min_events=1, max_events=1)
+    rng, events, _ = make_clip("train", 0, crowded)
+    assert len(place_decoys(events, crowded, rng)) == 9 * 9 - 9 - 1  # no more than there is room for
+
+
+def test_passers_by_walk_through_behind_the_events() -> None:
+    events, frames = quiet(passers=2)
+    colours = [np.array(colour) for colour in BYSTANDERS.values()]
+    walking = np.any([(frames == colour).all(-1) for colour in colours], axis=0)  # (10, 72, 72)
+    assert (walking.sum((1, 2)) > 0).sum() >= 8
+    assert (walking[1:] != walking[:-1]).any((1, 2)).all()
+    assert walking.any(0).sum() <= 2 * 24 * 72
+    for event in events:
+        box = frames[event.slot, event.y : event.y + event.side, event.x : event.x + event.side]
+        assert (box[shape_mask(event.shape, event.side)] == COLOURS[event.colour]).all()
+
+
+def test_kinds_that_came_later_leave_the_others_as_they_were() -> None:
+    """Where there are none of them, no random number is spent on them."""
+    spec = replace(SPEC, movers=2, lamps=1)
+    rng, events, _ = make_clip("train", 1, spec)
+    state = rng.bit_generator.state
+    draw_passers(np.zeros((37, 72, 72, 3), np.float32), spec, rng)
+    assert place_decoys(events, spec, rng) == []
+    assert rng.bit_generator.state == state
+
+
 def test_events_that_last_are_there_as_long_as_they_say() -> None:
     few = {"min_events": 1, "max_events": 1}
     (still, _), frames = quiet(still=1, **few)
@@ -367,6 +407,8 @@ def test_one_possible_count_is_not_asked_for() -> None:
         ("max_events", 6),
         ("lamps", -1),
         ("pan", -0.1),
+        ("decoys", -1),
+        ("passers", -1),
         ("noise", -0.1),
         ("questions_per_clip", 0),
         ("test_questions_per_clip", 0),

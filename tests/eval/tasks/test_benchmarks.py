@@ -16,17 +16,19 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from transformers import Molmo2VisionModel
 
 import stts.eval.reading as reading
-from stts.data import VideoProcessor, read_video, write_video
+from stts.data import QwenProcessor, VideoProcessor, read_video, write_video
 from stts.data.video.config import VideoConfig
+from stts.eval.config import EvalConfig
 from stts.eval.plan import folder_of, one_by_one
-from stts.eval.reading import read_clip
+from stts.eval.reading import read_clip, read_for_questions
 from stts.eval.tasks import BenchmarkGroup, TableBenchmark, read_benchmark
 from stts.eval.tasks.registry import edition_of, load_questions, what_is_missing
-from stts.hosts.molmo2_vision import STTSMolmo2Model, STTSVisionModel
 from stts.settings.launch import CONFIG_DIR
 from tests.helpers.miniatures import MINIATURES, come_out, write_file, write_miniature
+from tests.helpers.qwen_text import their_text
 from tests.helpers.scripts import run_script
 
 pytest.importorskip("pyarrow")
@@ -75,6 +77,26 @@ def test_how_to_get_the_files_can_be_pasted_into_a_shell(name: str, specs: dict[
     assert "{data_root}" not in commands
     done = subprocess.run(["bash", "-n"], input=commands, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_prompts_of_qwen3_vl_are_those_of_transformers(
+    name: str, specs: dict[str, TableBenchmark], tmp_path: Path, clip: Path, tiny_qwen3_vl_folder: Path
+) -> None:
+    miniature = write_miniature(name, tmp_path, clip)
+    processor, config = QwenProcessor.from_pretrained(tiny_qwen3_vl_folder), EvalConfig(name, VideoConfig(5))
+    for question in load_questions(small(specs[name], tmp_path, miniature.more)):
+        shown = read_clip(question, config.video, processor.image_size)
+        read = read_for_questions(processor, config, [question])
+        fps = question.frame_fps or 8  # of the clip
+        indices = np.round((shown.timestamps - shown.timestamps[0]) * fps).astype(int)
+        said = [{"role": "user", "content": question.text(shown.timestamps)}]
+        grid = read.tensors["video_grid_thw"]
+        (prompt,) = read.prompts
+        text = their_text(processor, said, grid, indices, fps, True)
+        assert processor.tokenizer.decode(prompt["input_ids"]) == text
+        assert (prompt["input_ids"] == processor.video_id).sum() == int(grid.prod()) // 4
+        assert (read.frames, read.grid[0]) == (len(indices), -(-len(indices) // 2))
 
 
 PUBLISHED = {
@@ -456,11 +478,7 @@ class TestScript:
             ),
         )
         calls = Counter()
-        for owner, name in (
-            (reading, "read_video"),
-            (STTSVisionModel, "embed_patches"),
-            (STTSMolmo2Model, "get_video_features"),  # of videos too short to lose anything
-        ):
+        for owner, name in ((reading, "read_video"), (Molmo2VisionModel, "forward")):
             count_calls(monkeypatch, owner, name, calls)
         assert run_script(monkeypatch, tmp_path, "eval", *overrides) == 0
         clips = {
@@ -469,7 +487,7 @@ class TestScript:
             for question in MINIATURES[name]().questions
         }
         assert len(clips) < sum(len(MINIATURES[name]().questions) for name in MINIATURES)
-        assert calls["read_video"] == calls["embed_patches"] + calls["get_video_features"] == len(clips)
+        assert calls["read_video"] == calls["forward"] == len(clips)
         accuracy = self.check_results(tmp_path)
         assert sum(prompt.startswith("Subtitles:\n") for prompt in prompts) == 3
         assert sum("The best answer is:" in prompt for prompt in prompts) == 4

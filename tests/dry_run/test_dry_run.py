@@ -1,0 +1,128 @@
+"""The training step as on a GPU, on tensors that have shapes and no values: devices, dtypes, waits, kernels, ranks.
+
+Everything runs in one process of its own, since the library that makes a CUDA device must be loaded before torch. A
+pass here is no pass on a GPU: no kernel runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stts.pruning.config import POLICIES
+from tests.helpers.fake_cuda_library import build
+from tests.helpers.paths import ROOT
+
+KINDS = ("video", "two", "beside", "text", "mixed", "one-frame", "packed")
+NEVER_WAITS = [
+    *(f"batch/{kind}/{ratio}" for kind in KINDS for ratio in (0.5, 0.0)),
+    *(f"policy/{policy}" for policy in POLICIES),
+    *(f"llm/{llm}{more}" for llm in ("sdpa", "block_sparse") for more in ("", "/recomputed")),
+    "batch/accumulated",
+    "loss/example",
+    "cu_seqlens",
+    "attention/varlen/bf16",
+    "attention/flex/bf16",
+    "attention/flex/no",
+]
+PASSES = [
+    *(f"batch/{kind}/{ratio}" for kind in ("image", "image-and-video") for ratio in (0.5, 0.0)),
+    *(f"qwen/{kind}/{ratio}" for kind in ("video", "two") for ratio in (0.5, 0.0)),
+    *(f"attention/{backend}/{precision}" for backend in ("loop", "bins") for precision in ("bf16", "no")),
+    *(f"reads/{what}" for what in ("generate", "evaluate", "resume")),
+    "windows",
+]
+FSDP = [f"{what}" for what in ("video/0.5", "video/0.0", "text", "recomputed")]
+REFUSED = {
+    "attention/varlen/no": "attention is 'varlen', whose kernels take bfloat16 and float16",
+    "attention/flash/no": "attention is 'flash', whose kernels take bfloat16 and float16",
+    "attention/flash/bf16": "neither FlashAttention 2 nor 3 can be used here",
+}
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made, why = build(tmp_path_factory.mktemp("fake_cuda"))
+    if made is None:
+        pytest.skip(why)
+    return made
+
+
+def dry_run(library: Path, folder: Path, *stems: str) -> dict[str, dict[str, Any]]:
+    """What became of each case, by name."""
+    out, env = folder / "cases.jsonl", os.environ | {"FAKE_CUDA": str(library), "PYTHONPATH": str(ROOT)}
+    env["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # its checks read values
+    command = [sys.executable, "-m", "tests.helpers.dry_cases", str(out), *stems]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {found["case"]: found for found in map(json.loads, out.read_text().splitlines())}
+
+
+@pytest.fixture(scope="session")
+def cases(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    stems = ("batch/", "policy/", "attention/", "llm/", "loss/", "cu_seqlens", "windows", "qwen/", "reads/")
+    return dry_run(library, tmp_path_factory.mktemp("cases"), *stems)
+
+
+@pytest.mark.parametrize("name", NEVER_WAITS)
+def test_a_step_passes_and_never_waits(cases: dict, name: str) -> None:
+    found = cases[name]
+    assert found["error"] is None
+    assert found["waits"] == []
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_step_passes(cases: dict, name: str) -> None:
+    """Images, and hosts whose own code waits; what reads values by its nature."""
+    assert cases[name]["error"] is None
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_kernels_that_would_fail_are_refused(cases: dict, name: str) -> None:
+    assert REFUSED[name] in cases[name]["error"]
+
+
+def test_every_case_is_looked_at(cases: dict) -> None:
+    assert cases.keys() == {*NEVER_WAITS, *PASSES, *REFUSED}
+
+
+def test_attention_takes_the_kernels_that_are_meant(cases: dict) -> None:
+    assert cases["batch/video/0.5"]["kernels"] == {
+        "flash": 5,
+        "flex": 3,
+    }  # 4 dense, 1 biased, the LLM; varlen beside
+    assert cases["batch/video/0.0"]["kernels"] == {"flash": 7, "flex": 3}
+    assert cases["llm/sdpa"]["kernels"] == {"flash": 5, "efficient": 3}
+
+
+@pytest.fixture(scope="session")
+def ranks(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return dry_run(library, tmp_path_factory.mktemp("ranks"), "fsdp8/")
+
+
+@pytest.mark.parametrize("name", FSDP)
+def test_eight_ranks_share_a_model(ranks: dict, name: str) -> None:
+    assert ranks[f"fsdp8/{name}"]["error"] is None
+    assert ranks[f"fsdp8/{name}"]["waits"] == []
+
+
+@pytest.mark.slow
+def test_sixty_four_ranks_share_a_model(library: Path, tmp_path: Path) -> None:
+    found = dry_run(library, tmp_path, "fsdp64/")
+    assert {name: case["error"] for name, case in found.items() if case["error"]} == {}
+    assert len(found) == len(FSDP)
+
+
+@pytest.mark.slow
+def test_molmo2_4b_takes_a_step_at_its_true_size(library: Path, tmp_path: Path) -> None:
+    """Of 128 frames, half of their windows pruned."""
+    (found,) = dry_run(library, tmp_path, "slow/").values()
+    assert found["error"] is None
+    assert found["waits"] == []
+    assert found["kernels"]["flex"] == 36
