@@ -19,14 +19,13 @@ from stts.eval.config import EvalConfig
 from stts.eval.runner import evaluate
 from stts.eval.tasks.question import Question
 from stts.files.jsonl import read_jsonl
-from stts.hosts.base import Host
 from stts.hosts.families import FAMILIES
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
 from stts.train.config import LoraSettings
 from stts.train.loop import train
 from stts.train.optim import group_of
-from stts.train.parallel import shard, units
+from stts.train.parallel import units
 from stts.train.tracking import Tracker
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
@@ -192,26 +191,6 @@ def test_what_cannot_be_is_refused_by_name(folders, clips, tmp_path, family):
             ValueError, match=r"max_pixels is 2000, but a model of .* takes frames of one size"
         ):
             load_processor(spec, STTSConfig())
-
-
-@families
-def test_in_step_with_other_processes_or_refused_by_name(folders, family):
-    model, processor = load_model(ModelSpec(str(folders(family))), STTSConfig(prune_ratio=0.5))
-    if type(model.host).still is Host.still:
-        with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
-            shard(model, torch.device("cpu"), 1, False)
-        return
-    for shown in ([None], [clip_of(), None]):  # without a video a still frame takes its place, to no effect
-        batch = without_ids(batch_of(processor, *shown))
-        model.lockstep = False
-        alone = model(**batch).lm_loss
-        model.lockstep = True
-        model.zero_grad(set_to_none=True)
-        out = model(**batch)
-        out.loss.backward()
-        torch.testing.assert_close(out.lm_loss, alone, rtol=0, atol=1e-6)
-        parts = (model.host.scorer, *model.host.blocks, *model.host.layers)
-        assert all(p.grad is not None for part in parts for p in part.parameters() if p.requires_grad)
 
 
 def test_their_plain_classes_are_transformers():
