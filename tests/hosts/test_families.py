@@ -19,7 +19,6 @@ from stts.eval.config import EvalConfig
 from stts.eval.runner import evaluate
 from stts.eval.tasks.question import Question
 from stts.files.jsonl import read_jsonl
-from stts.hosts.base import Host
 from stts.hosts.families import FAMILIES
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
@@ -161,7 +160,6 @@ def test_where_weights_are_sharded_a_text_runs_what_a_video_runs(folders, family
     model, processor = load_model(ModelSpec(str(folders(family))), STTSConfig(prune_ratio=0.5))
     model.train()
     text, video = (without_ids(batch_of(processor, clip)) for clip in (None, clip_of()))
-    wanted = model(**text).loss.item()
     model.lockstep = True
     names, seen = {module: name for name, module in model.named_modules()}, []
     parts = [part for unit in units(model) for part in (unit if isinstance(unit, list) else [unit])]
@@ -169,14 +167,22 @@ def test_where_weights_are_sharded_a_text_runs_what_a_video_runs(folders, family
     model(**video)
     ran = list(seen)
     seen.clear()
-    found = model(**text).loss
+    model(**text)
     assert seen == ran
     assert len(set(seen)) > 10
     for hook in hooks:
         hook.remove()
-    assert found.item() == pytest.approx(wanted, rel=1e-5)
-    found.backward()
-    assert all(p.grad is not None for p in model.host.scorer.parameters())
+    parts = (model.host.scorer, *model.host.blocks, *model.host.layers)
+    for shown in ([None], [clip_of(), None]):  # the still frame that takes a video's place has no effect
+        batch = without_ids(batch_of(processor, *shown))
+        model.lockstep = False
+        alone = model(**batch).lm_loss
+        model.lockstep = True
+        model.zero_grad(set_to_none=True)
+        out = model(**batch)
+        out.loss.backward()
+        torch.testing.assert_close(out.lm_loss, alone, rtol=0, atol=1e-6)
+        assert all(p.grad is not None for part in parts for p in part.parameters() if p.requires_grad)
 
 
 @families
@@ -192,26 +198,6 @@ def test_what_cannot_be_is_refused_by_name(folders, clips, tmp_path, family):
             ValueError, match=r"max_pixels is 2000, but a model of .* takes frames of one size"
         ):
             load_processor(spec, STTSConfig())
-
-
-@families
-def test_in_step_with_other_processes_or_refused_by_name(folders, family):
-    model, processor = load_model(ModelSpec(str(folders(family))), STTSConfig(prune_ratio=0.5))
-    if type(model.host).still is Host.still:
-        with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
-            shard(model, torch.device("cpu"), 1, False)
-        return
-    for shown in ([None], [clip_of(), None]):  # without a video a still frame takes its place, to no effect
-        batch = without_ids(batch_of(processor, *shown))
-        model.lockstep = False
-        alone = model(**batch).lm_loss
-        model.lockstep = True
-        model.zero_grad(set_to_none=True)
-        out = model(**batch)
-        out.loss.backward()
-        torch.testing.assert_close(out.lm_loss, alone, rtol=0, atol=1e-6)
-        parts = (model.host.scorer, *model.host.blocks, *model.host.layers)
-        assert all(p.grad is not None for part in parts for p in part.parameters() if p.requires_grad)
 
 
 def test_their_plain_classes_are_transformers():
