@@ -107,7 +107,7 @@ def timed_parts(model: STTSMolmo2ForConditionalGeneration, spent: dict[str, floa
 def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any, str, str]]:
     """(owner, attribute, part) of every call that is timed."""
     inner, run = model.model, stts.pruning.run
-    tower, biased = inner.vision_tower, model.stts.insert_after + 1
+    tower, biased = model.host.vision, model.stts.insert_after + 1
     yield tower.patch_embedding, "forward", "patch embedding"
     for i, block in enumerate(tower.layers):
         pruned_part = "biased block" if i == biased else "ragged blocks"
@@ -120,7 +120,6 @@ def find_parts(model: STTSMolmo2ForConditionalGeneration) -> Iterator[tuple[Any,
     yield inner.multi_modal_projector, "forward", "adapter"
     yield stts.hosts.survivors, "keep_tokens", "placeholders"
     yield stts.hosts.survivors, "plan_survivors", "placeholders"
-    yield stts.hosts.molmo2.Molmo2, "embed", "placeholders"
     yield inner.language_model, "forward", "LLM"
     yield model.lm_head, "forward", "head"
 

@@ -23,7 +23,7 @@ from stts.settings.launch import launch
 from stts.viz.kept_video import kept_of
 from stts.viz.overlay import draw_kept
 
-SHOWN = {"temporal": "change", "stable": "published", "recommended": "recommended"}
+SHOWN = {"temporal": "temporal rule", "stable": "published", "recommended": "recommended"}
 """Arms, and what they are called in the picture."""
 
 

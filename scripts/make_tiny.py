@@ -1,4 +1,4 @@
-"""python scripts/make_tiny.py: train the weights of model=tiny from nothing.
+"""python scripts/make_tiny.py: train the weights of model=tiny, or of another family's tiny model, from nothing.
 
 --help explains every key.
 """
@@ -27,8 +27,9 @@ def main(config: dict[str, Any]) -> None:
     spec = SyntheticSpec(**config["data"])
     results = score_on_test(folder, output_dir / "data", spec, output_dir / "scores")
     if config["install"]:
-        print(f"installed in {install_tiny(folder, results, curriculum.seed)}")
-        suggest("train")
+        installed = install_tiny(folder, results, curriculum.seed)
+        print(f"installed in {installed}")
+        suggest("train", model=None if installed.name == "tiny" else installed.name)
     else:
         print(f"the model is in {folder}")
         suggest("train", **{"model.path": folder})

@@ -30,7 +30,7 @@ from ..files.jsonl import read_jsonl
 from ..hosts.folders import ModelSpec, find_folder
 from ..hosts.load import default_device, load_model, load_processor
 from ..pruning.config import STTSConfig
-from ..rules import at_least, check_rules, without_gone
+from ..rules import at_least, check_rules
 from ..train.config import LearningRates, TrainConfig
 from ..train.loop import train
 from ..viz.curves import draw_curves
@@ -111,7 +111,8 @@ def run_arm(
     done = folder / "arm.json"
     if done.is_file():
         found = json.loads(done.read_text())
-        found["settings"]["arm"]["stts"] = without_gone(found["settings"]["arm"]["stts"], "stts")
+        stts = STTSConfig.from_dict(found["settings"]["arm"]["stts"])  # an earlier version's had fewer
+        found["settings"]["arm"]["stts"] = json.loads(json.dumps(stts.to_dict()))
         if found["settings"] != settings:
             raise ValueError(f"{folder} holds results of other settings: choose another output_dir")
         return found["results"]

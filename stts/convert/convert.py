@@ -23,15 +23,8 @@ from transformers import Molmo2Config
 from ..files.durable import whole_folder
 from ..files.make_once import MARKER
 from ..files.shards import Shapes
+from ..hosts.molmo2_names import HEAD, SCORER, published_shapes, released_name
 from ..pruning.config import STTSConfig
-from .names import (
-    HEAD,
-    SCORER,
-    published_shapes,
-    released_name,
-    with_tied_head,
-    without_surplus,
-)
 from .sizes import (
     TAKE_LIKE,
     molmo2_config,
@@ -45,6 +38,7 @@ from .tensors import (
     open_checkpoint,
     write_folder,
 )
+from .whole import with_tied_head, without_surplus
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPANIONS = ("*.json", "*.jinja", "*.txt")

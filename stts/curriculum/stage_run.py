@@ -15,6 +15,7 @@ from ..data.processors.base import Example, Processor
 from ..data.synthetic.questions import VALUES
 from ..hosts.base import Clips
 from ..hosts.classes import host_of
+from ..pruning.blocks import Blocks
 from ..pruning.visual_tokens import VisualTokens
 from ..train.config import TrainConfig
 from ..train.optim import build_optimizer, freeze, set_lr
@@ -41,6 +42,7 @@ class StageRun:
         self.model, self.processor, self.scenes = model.train(), processor, scenes
         self.stage, self.rng, self.say = stage, rng, say
         self.host = host_of(type(model))(model)
+        self.host.set_blocks(Blocks(self.host.blocks))  # of which a host may ask what single ones say
         self.device = model.device
         self.bf16 = stage.train.in_bf16(self.device.type)
         self.ids = WordIds.of(processor.tokenizer)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..pruning.losses import novelty, score_error
 from ..pruning.memory import Clips
+from ..pruning.windows import Grid
 from .encoding import Encoded, PerWindow
 
 
@@ -40,7 +43,9 @@ def aux_loss(
     return sum(loss * (count / total) for loss, count in zip(losses, counts, strict=True)), targets
 
 
-def _of_one_size(model, scores, scored, frames, grid) -> tuple[Tensor, Tensor]:
+def _of_one_size(
+    model: nn.Module, scores: Tensor, scored: Tensor, frames: Sequence[int], grid: Grid
+) -> tuple[Tensor, Tensor]:
     """The same of videos whose frames have one patch grid: scores (F, W), scored (F, N, D)."""
     stts = model.stts
     scored = scored.detach() if stts.detach_targets else scored

@@ -184,12 +184,19 @@ class Host:
         what is left of images. features: (K, D), of videos; images: what `others` gave; input_ids: of survivors."""
         return features, images
 
-    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor | None:
-        """The LLM's input, (B, L, D), features (K, D) in their places; None: the host's own forward puts them there.
-
-        For hosts whose own forward would wait for the device to find the places.
-        """
+    def embed(
+        self, input_ids: Tensor, features: Tensor, extra: dict[str, list[Tensor]]
+    ) -> dict[str, Any] | None:
+        """Forward's arguments in place of input_ids (B, L) and encoded videos: inputs_embeds (B, L, D) with features
+        (K, D) in their places, and how `extra`, further features of the same tokens, goes in; None: the host's own
+        forward puts them there. For hosts whose own forward would wait for the device to find the places."""
         return None
+
+    def attach(self) -> None:
+        """Add the hooks that `embed` relies on to a model that begins to prune."""
+
+    def detach(self) -> None:
+        """Take them away again."""
 
     def still(self) -> dict[str, Tensor]:
         """The arguments of the smallest video, of one frame and any pixels, on the CPU: what a process without a

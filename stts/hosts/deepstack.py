@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 ARGUMENT = "deepstack_everywhere"
 """Keyword of forward: (B, L, D) for each of the first LLM layers, added to what it says."""
@@ -34,10 +35,9 @@ def add_everywhere(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
 def spread_out(features: Tensor, placeholders: Tensor, elsewhere: Tensor) -> Tensor:
     """elsewhere (B, L, D) with the features (K, D) at the placeholders, (B, L) bool, in their order.
 
-    There must be K of them: that is not looked at.
+    There must be K of them: that is not looked at. Of no features, too, the result knows, for their gradient.
     """
-    if not len(features):
-        return elsewhere
-    number = (placeholders.flatten().cumsum(0) - 1).clamp(0, len(features) - 1)
-    placed = features.to(elsewhere.device, elsewhere.dtype).index_select(0, number).view_as(elsewhere)
+    number = (placeholders.flatten().cumsum(0) - 1).clamp(0, len(features))
+    features = functional.pad(features, (0, 0, 0, 1)).to(elsewhere.device, elsewhere.dtype)
+    placed = features.index_select(0, number).view_as(elsewhere)
     return placed.where(placeholders[..., None], elsewhere)

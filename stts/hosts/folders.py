@@ -30,6 +30,7 @@ TRAINED_WITH = (
     "bias_norm",
     "bias_range",
     "novelty_power",
+    "novelty_since",
     "score_floor",
     "position_ids",
     "scorer_num_heads",

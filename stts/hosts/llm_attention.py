@@ -7,6 +7,7 @@ FlashAttention cannot hold it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,23 +81,46 @@ def llm_mask(
     mask: Tensor | None,
     sequence_ids: Tensor | None,
     inputs: dict[str, Any],
+    lengths: Sequence[int] | None = None,
 ) -> Tensor | BlockMask | None:
     """The LLM's mask, where it is ours to make, as its attention takes it; else the one given.
 
     mask: (B, L), 1 at tokens, or one that somebody made; sequence_ids: (B, L), -1 at padding; inputs: of the
-    host's forward.
+    host's forward; lengths: tokens of each row, if known.
     """
     host, ids = model.host, inputs.get("input_ids")
     if mask is None and ids is not None and inputs.get("mm_encoder_outputs"):
         # generate drops a mask of ones; without one, transformers takes gaps in the positions for packing
         mask = torch.ones_like(ids)
     if sequence_ids is None and not host.both_ways:
-        return mask
+        return mask if lengths is None else padding_mask(model, mask, lengths, inputs)
     types = inputs.get("mm_token_type_ids") if host.both_ways else None
     if model.config.get_text_config()._attn_implementation == BLOCK_SPARSE:
         blocks = llm_block_mask(mask, types, sequence_ids, inputs.get("past_key_values"))
         return mask if blocks is None else blocks
     return mask if sequence_ids is None else packed_mask(model, sequence_ids, types)
+
+
+def padding_mask(
+    model: nn.Module, mask: Tensor | None, lengths: Sequence[int], inputs: dict[str, Any]
+) -> Tensor | None:
+    """The mask of a causal LLM whose rows are known to have so many tokens; None: there is no padding.
+
+    transformers would wait for the device to see that. It does in what is left: where layers make masks of their own,
+    and with padding under FlashAttention.
+    """
+    config, planes = model.config.get_text_config(), inputs.get("position_ids")
+    known = mask is not None and mask.ndim == 2 and inputs.get("past_key_values") is None
+    if not known or planes is None or planes.ndim != 3 or len(planes) != 3:  # others tell packed rows
+        return mask
+    if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        return mask
+    if min(lengths) == mask.shape[1]:
+        return None
+    if config._attn_implementation not in ("sdpa", BLOCK_SPARSE):
+        return mask
+    embeds = torch.empty(*mask.shape, 0, dtype=model.dtype, device=mask.device)
+    return create_causal_mask(config, embeds, mask, None, allow_is_causal_skip=False)
 
 
 def packed_mask(model: nn.Module, sequence_ids: Tensor, types: Tensor | None) -> Tensor:

@@ -28,16 +28,16 @@ def still_beside(model: nn.Module, input_ids: Tensor | None, inputs: dict[str, A
     if known or input_ids is None or inputs.get(model.host.keys[0]) is not None:
         return {"input_ids": input_ids}
     host = model.host
-    frame = {name: x.to(model.device) for name, x in host.still().items()}
-    clips = host.clips(host.still())
+    frame = host.still()
+    clips = host.clips(frame)
+    frame = {name: x.to(model.device, non_blocking=True) for name, x in frame.items()}
     scores = torch.zeros(clips.frames[0], clips.windows[0], device=model.device)
     encoded = encode(model, frame, clips, scores)
     nothing = encoded.features[:0]
     if encoded.scores is not None:
         nothing = nothing + encoded.scores.sum() * 0
-    embeds = host.embed(input_ids, nothing)
-    if embeds is not None:
-        return {"inputs_embeds": embeds}
     extra = {name: [x[:0] for x in parts] for name, parts in encoded.extra.items()}
+    if (given := host.embed(input_ids, nothing, extra)) is not None:
+        return given
     rows = by_row(host, nothing, extra, [0] * len(input_ids))
     return {"input_ids": input_ids, "mm_encoder_outputs": {host.modality: rows}}

@@ -55,9 +55,8 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         loss_weights: (B, L) float, what each token of labels counts in lm_loss, the weighted mean; visual: the
         videos, as encode_videos returns them, in place of their pixels. num_targets: at least how many tokens labels
         supervise, the first column not counted: logits are then made in front of these alone, (1, num_targets + 1,
-        V).
-        Raises ValueError when placeholders do not fit videos and images, and for what a host cannot do (packed rows,
-        a mask under FlashAttention).
+        V). Raises ValueError when placeholders do not fit videos and images, and for what a host cannot do (packed
+        rows, a mask under FlashAttention).
         """
         inputs = self.host.accept(inputs)
         pixels = (inputs.get(self.host.keys[0]), inputs.get("pixel_values"))
@@ -71,13 +70,11 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
             inputs |= still_beside(self, input_ids, inputs) if self.lockstep else {"input_ids": input_ids}
         else:
             inputs = pruned.others | pruned.tokens
-            take = pruned.survivors.take
-            sequence_ids, labels, loss_weights = (
-                take(sequence_ids, -1),
-                take(labels, -100),
-                take(loss_weights, 0),
-            )
-        inputs["attention_mask"] = llm_mask(self, inputs["attention_mask"], sequence_ids, inputs)
+            sequence_ids = pruned.survivors.take(sequence_ids, -1)
+            labels = pruned.survivors.take(labels, -100)
+            loss_weights = pruned.survivors.take(loss_weights, 0)
+        lengths = None if pruned is None else pruned.lengths
+        inputs["attention_mask"] = llm_mask(self, inputs["attention_mask"], sequence_ids, inputs, lengths)
         as_tuple = inputs.pop("return_dict", None) is False
         inputs = {name: x for name, x in inputs.items() if x is not None}
         head, asked = self.get_output_embeddings(), (labels, loss_weights, num_targets)

@@ -104,7 +104,9 @@ class Molmo2(Host):
     def encode(self, inputs: dict[str, Any], clips: Clips) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """With no run active bit for bit what get_video_features gives. That one waits for the device, for sizes and
         to learn which windows have a patch: those of videos all do."""
-        now = active_pass() or Pass(self, self.collects)
+        now = active_pass()
+        if now is None or now.host.vision is not self.vision:
+            now = Pass(self, self.collects)
         install(self.vision.config)
         with now.active():
             self.vision(inputs["pixel_values_videos"])
@@ -144,12 +146,13 @@ class Molmo2(Host):
         parts = torch.cat(images["image"].pooler_output)
         return in_placeholder_order(features, parts, placeholder, of_video), {}
 
-    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, features: Tensor, extra: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """Visual features are added to the embedding of their placeholder."""
         embeds = self.model.get_input_embeddings()(input_ids)
         placeholder = (input_ids == self.token_id).flatten()
         places = placeholder.logical_not().byte().argsort(stable=True)[: len(features)]
-        return embeds.flatten(0, 1).index_add(0, places, features.to(embeds.dtype)).view_as(embeds)
+        embeds = embeds.flatten(0, 1).index_add(0, places, features.to(embeds.dtype)).view_as(embeds)
+        return {"inputs_embeds": embeds}
 
     def still(self) -> dict[str, Tensor]:
         grid = self.frame_grid

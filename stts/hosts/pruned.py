@@ -62,6 +62,7 @@ class PrunedModel:
         host.set_blocks(Blocks(host.blocks))
         if host.tail == "vision":
             vision.register_forward_hook(to_dense)
+        host.attach()
         vision.scorer = started(scorer, stts.scorer_bias, like=vision)
         self.config.stts = stts.to_dict()
 
@@ -75,6 +76,7 @@ class PrunedModel:
         for number, hook in list(vision._forward_hooks.items()):
             if hook is to_dense:
                 del vision._forward_hooks[number]
+        host.detach()
         for module in self.modules():
             if "config" in vars(module):
                 uninstall(module.config)

@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.utils.generic import is_flash_attention_requested
@@ -20,6 +20,7 @@ from transformers.vision_utils import (
 from ..files.model_folder import BadFolder
 from ..pruning.windows import Grid
 from .base import Clips, Host
+from .deepstack import ARGUMENT, add_everywhere, spread_out
 
 
 class Qwen3VL(Host):
@@ -102,6 +103,27 @@ class Qwen3VL(Host):
             "pixel_values_videos": torch.zeros(self.unit**2, size),
             "video_grid_thw": torch.tensor([[1, self.unit, self.unit]]),
         }
+
+    def embed(self, input_ids: Tensor, features: Tensor, extra: dict[str, list[Tensor]]) -> dict[str, Any]:
+        """deepstack features go in beside the embeddings, through a hook."""
+        embeds = self.model.get_input_embeddings()(input_ids)
+        places = input_ids == self.token_id
+        given = {"inputs_embeds": spread_out(features, places, embeds)}
+        if beside := extra.get("deepstack_features"):
+            given[ARGUMENT] = [spread_out(x, places, torch.zeros_like(embeds)) for x in beside]
+        return given
+
+    def attach(self) -> None:
+        self._llm.register_forward_pre_hook(add_everywhere, with_kwargs=True)
+
+    def detach(self) -> None:
+        hooks = self._llm._forward_pre_hooks
+        for number in [number for number, hook in hooks.items() if hook is add_everywhere]:
+            del hooks[number], self._llm._forward_pre_hooks_with_kwargs[number]
+
+    @property
+    def _llm(self) -> nn.Module:
+        return self.model.get_submodule(self.layers_at.rpartition(".")[0])
 
     def output(self, rows, extra):
         return BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(rows), **extra)

@@ -51,6 +51,8 @@ class Pruned:
     clips: Clips
     ahead: Tensor | None
     """(B, 1) how far positions run ahead of the tokens, where they have three planes."""
+    lengths: tuple[int, ...]
+    """Tokens of each row that survive."""
     others: dict[str, Any] = field(default_factory=dict)
     """The host's further arguments, the videos' gone, those with an entry for every token shortened."""
 
@@ -81,17 +83,16 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     else:
         encoded = encoded_before(batch.visual, host, clips, ratio)
 
-    keep = keep_tokens(
-        of_video, encoded.stays.to(of_video.device), mask
-    )  # the ViT may be elsewhere than the LLM
     lengths, per_row = list(layout.lengths), [0] * len(layout.lengths)
     for row, drop, count in zip(layout.video_rows, drops, tokens, strict=True):
         lengths[row] -= drop
         per_row[row] += count - drop
     if not (any(drops) or batch.prompt or (model.lockstep and ratio)):
-        survivors = all_survive(keep)
+        survivors = all_survive(batch.real.bool())
         text = {"attention_mask": mask, "position_ids": places[0] if places else batch.positions}
     else:
+        stays = encoded.stays.to(of_video.device)  # the ViT may be elsewhere than the LLM
+        keep = keep_tokens(of_video, stays, mask)
         left_padded = None if mask is None else mask[:, 0] == 0
         survivors = plan_survivors(keep, max(lengths), True if batch.prompt else None, left_padded)
         text = {
@@ -104,7 +105,7 @@ def prune(model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Pruned | No
     ahead = None
     if places is not None:
         ahead = places[1] + (batch.real.sum(1) - survivors.valid.sum(1))[:, None]
-    return Pruned(text, survivors, encoded, clips, ahead, others)
+    return Pruned(text, survivors, encoded, clips, ahead, tuple(lengths), others)
 
 
 def all_survive(keep: Tensor) -> Survivors:
@@ -131,9 +132,9 @@ def visual_inputs(
 ) -> dict[str, Any]:
     """Input ids of survivors, (B, L_kept), and features: as the host's forward takes them, or in its embeddings."""
     features, images = host.in_order(encoded.features, images, ids)
-    embeds = None if prompt else host.embed(ids, features)
-    if embeds is not None:
-        return {"inputs_embeds": embeds}
+    given = None if prompt or images else host.embed(ids, features, encoded.extra)
+    if given is not None:
+        return given
     if len(features) > sum(per_row):  # images among them
         per_row = (ids == host.token_id).sum(1).tolist()
     rows = by_row(host, features, encoded.extra, per_row)
@@ -146,7 +147,7 @@ def positions(
     places: tuple[Tensor, Tensor] | None,
     survivors: Survivors,
 ) -> Tensor:
-    """Positions of the survivors: (B, L_kept), or (4, B, L_kept), one plane for masks and three of mrope.
+    """Positions of the survivors: (B, L_kept), or (3, B, L_kept) of mrope, in prompts below one plane for masks.
 
     places: what the host says of all tokens, where nobody gave positions.
     """
@@ -158,7 +159,10 @@ def positions(
         planes = count_positions(batch.real, batch.mask is not None and batch.prompt)
     if planes.ndim > 2:
         planes = [survivors.take(plane, 0) for plane in planes[-3:]]
-        return torch.stack([compact_positions(survivors.valid), *planes])
+        counted = (
+            [compact_positions(survivors.valid)] if batch.prompt else []
+        )  # generate reads its mask off it
+        return torch.stack([*counted, *planes])
     if model.stts.position_ids == "compact":
         return compact_positions(survivors.valid, survivors.take(batch.sequence_ids, -1))
     return survivors.take(planes.expand_as(survivors.keep), 0)

@@ -53,7 +53,10 @@ class STTSConfig:
     as a share of their video's greatest (docs/relevance.md). At 0, as published, it is not computed."""
     novelty_power: float = field(default=0.0, metadata=at_least(0))
     """Windows are ranked by (score_floor + score) * novelty ** novelty_power, novelty being 1 - cosine similarity to
-    the same window one frame earlier. At 0, as published, by the score alone."""
+    the same window earlier. At 0, as published, by the score alone."""
+    novelty_since: float = field(default=0.0, metadata=between(0, 1, "[)"))
+    """Novelty is held against the last frame in which the window had changed by more than this, so that what comes
+    slowly adds up. At 0: against the frame before."""
     score_floor: float = field(default=0.05, metadata=at_least(0))
     """What a score of 0 still counts in that product, so that windows of no relevance rank by their novelty."""
     aux_across_videos: bool = False

@@ -78,7 +78,7 @@ def with_novelty(scores: Tensor, view: View) -> Tensor:
     """
     config = view.config
     with torch.autocast(view.features.device.type, enabled=False):
-        new = change(view).clamp(0, 1)
+        new = (change_since(view, config.novelty_since) if config.novelty_since else change(view)).clamp(0, 1)
     return (config.score_floor + scores) / (1 + config.score_floor) * new**config.novelty_power
 
 
@@ -98,6 +98,30 @@ def change(view: View) -> Tensor:
     similarity = neighbor_similarity(view.features.detach(), view.pool_width, view.grid)
     scores = F.pad(1 - similarity, (0, 0, 1, 0), value=1.0)
     return scores.masked_fill(first_frames(view.frames_per_video, scores.device)[:, None], 1.0)
+
+
+def change_since(view: View, least: float) -> Tensor:
+    """1 - cosine similarity to the same window when it last had changed by more than `least`; 1 in first frames.
+
+    The videos go side by side, from frame to frame.
+    """
+    frames = torch.tensor(view.frames_per_video)
+    starts, longest = frames.cumsum(0) - frames, max(view.frames_per_video)
+    order = (
+        torch.arange(longest)[:, None].minimum(frames - 1) + starts
+    )  # (T, V), the last frame again and again
+    scores, seen = [], None
+    for rows in order.to(view.features.device, non_blocking=True):
+        windows = window_features(view.features.detach().index_select(0, rows), view.pool_width, view.grid)
+        now = F.normalize(windows, dim=-1)  # (V, W, p * p * D)
+        if seen is None:
+            seen = now
+            scores.append(torch.ones_like(now[..., 0]))
+            continue
+        scores.append(1 - (seen * now).sum(-1))
+        seen = torch.where((scores[-1] > least)[..., None], now, seen)
+    by_video = torch.stack(scores, 1)  # (V, T, W)
+    return torch.cat([one[:t] for one, t in zip(by_video, view.frames_per_video, strict=True)])
 
 
 ATTEMPTS, STEP = 5, 0.05

@@ -113,22 +113,22 @@ class _Teach(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
         """gradient: (K, D), of the tokens; weight: (), of the loss."""
         norms, scores = ctx.saved_tensors
-        sizes = norms * torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float32)
-        target, known = targets(sizes, ctx.windows)
+        gradients = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float32)
+        target, known = targets(gradients, norms, ctx.windows)
         s = scores.float().clamp(EPS, 1 - EPS)
         ctx.heard.append(_sums(target, s, known))
         slope = torch.where(known, (s - target) / (s * (1 - s)), 0)
         return gradient, (slope * (weight / ctx.count)).to(scores.dtype), None, None, None
 
 
-def targets(sizes: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+def targets(gradients: Tensor, norms: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
     """The relevance of every window, (M,) float32 in [0, 1], and where it is to be learned, (M,) bool: in later
     frames, where the window was kept, of videos with any gradient.
 
-    sizes: (K,) float32, |g| |f| of each token.
+    gradients, norms: (K,) float32, |g| and |f| of each token.
     """
     owner, video = windows.of_token, windows.video
-    sizes = sizes.masked_fill(owner < 0, 0)
+    sizes = (gradients * norms).masked_fill(owner < 0, 0)
     by_window = sizes.new_zeros(len(video)).scatter_reduce(0, owner.clamp(0), sizes, "amax")
     greatest = sizes.new_zeros(len(windows.sizes)).scatter_reduce(0, video, by_window, "amax")[video]
     known = windows.keep & windows.later & (greatest > 0)

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from ..hosts.families import FAMILIES
+from ..hosts.molmo2_names import of_vision_side
 from ..hosts.sizes import POOL_WIDTH
 from ..pruning.config import STTSConfig
 from ..pruning.selection import num_dropped
@@ -105,8 +106,7 @@ class VisionSide(nn.Module):
     @staticmethod
     def owns(name: str) -> bool:
         """Whether a tensor of a saved folder belongs here, the rest being the LLM's."""
-        parts = ("vision_backbone.", "vision_tower.", "multi_modal_projector.")
-        return any(part in name for part in parts)
+        return of_vision_side(name)
 
 
 def name_in_memory(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 import yaml
 
 from ..data.digest import KEY
+from ..data.synthetic.spec import SyntheticSpec
 from ..files.durable import write_whole
+from ..pruning.config import STTSConfig
 from ..rules import without_gone
 
 NAME = "config.yaml"
@@ -35,6 +38,16 @@ HARMLESS = (
 )
 """Settings, or groups of them, that may change when a run goes on: they do not change what it learns."""
 
+LATER = (
+    "stts.relevance_weight",
+    "stts.novelty_power",
+    "stts.novelty_since",
+    "stts.score_floor",
+    "data.decoys",
+    "data.passers",
+)
+"""Settings that came with a later version, whose defaults are what there was before."""
+
 
 def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Raises ValueError when a run with these settings may neither go on nor begin in a folder.
@@ -50,7 +63,18 @@ def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
         return
     if not (output_dir / NAME).exists():
         raise ValueError(f"{output_dir} holds checkpoints but no {NAME}; give another output_dir")
-    _check_same_run(output_dir, flatten(without_gone(read_settings(output_dir))), flatten(settings))
+    old = flatten(without_gone(read_settings(output_dir)))
+    _check_same_run(output_dir, defaults_of_later() | old, flatten(settings))
+
+
+def defaults_of_later() -> dict[str, Any]:
+    """Settings that earlier versions did not have, and what these did instead."""
+    found = {
+        f"{group}.{field.name}": field.default
+        for group, cls in (("stts", STTSConfig), ("data", SyntheticSpec))
+        for field in dataclasses.fields(cls)
+    }
+    return {key: found[key] for key in LATER}
 
 
 def make_output_dir(output_dir: Path) -> None:
@@ -90,7 +114,7 @@ def _check_same_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) 
     for key in sorted(old.keys() | new.keys()):
         if any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS):
             continue
-        before, now = old.get(key), new.get(key)
+        before, now = old.get(key), new.get(key, old.get(key) if key in LATER else None)
         if key in ("train.max_steps", "train.epochs") and _grew(before, now):
             continue
         if key == "stts.pool_width" and None in (before, now):

@@ -6,9 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from accuracy import arms_of, chosen, main
 from intervals import mean_and_interval
+from relevance_targets import by_rank, gradient_alone
 from safetensors.torch import load_file
+
+from stts.pruning.relevance import Windows
 
 
 def test_mean_counts_every_known_question_alike():
@@ -117,3 +121,17 @@ def test_a_small_grid(tiny_folder, tmp_path, monkeypatch):
     config["base"]["steps"] = 2
     with pytest.raises(ValueError, match="holds a base of other settings"):
         main(config)
+
+
+def test_other_targets_are_what_they_say():
+    windows = Windows([(2, 4), (3, 4)], torch.ones(20, dtype=torch.bool), torch.arange(20))
+    windows.keep[[5, 18]] = False
+    gradients, norms = torch.rand(20), torch.rand(20)
+    gradients[~windows.keep] = 0
+    found, _ = gradient_alone(gradients, norms, windows)
+    torch.testing.assert_close(found[:8], gradients[:8] / gradients[:8].max())
+    found, known = by_rank(gradients, norms, windows)
+    kept = windows.keep[8:].nonzero().flatten() + 8
+    order = kept[(gradients * norms)[kept].argsort()]
+    torch.testing.assert_close(found[order], torch.linspace(0, 1, 11))
+    assert known.nonzero().flatten().tolist() == [4, 6, 7, 12, 13, 14, 15, 16, 17, 19]

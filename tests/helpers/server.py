@@ -21,6 +21,11 @@ import psutil
 
 COMMAND = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 OPTIONS = ("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "8", "--enforce-eager")
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",  # else a kernel is kept for every new number of tokens, up to 1024
+}
 PATIENCE = 240.0
 """Seconds until it must answer: it imports for a minute where other work runs beside it."""
 
@@ -41,13 +46,12 @@ class Server:
     def __init__(self, folder: Path, log: Path, options: Sequence[str] = ()) -> None:
         self.port, self.log = free_port(), log
         command = [*COMMAND, "--model", str(folder), "--host", "127.0.0.1", "--port", str(self.port)]
-        environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [*command, *OPTIONS, *options],
                 stdout=out,
                 stderr=out,
-                env=environment,
+                env=os.environ | ENVIRONMENT,
                 start_new_session=True,
             )
         self.model = str(folder)

@@ -34,6 +34,9 @@ def test_logits_and_gradients_are_those_of_transformers_bit_for_bit():
     assert all(grad.abs().max() > 0 for grad in found[0][1:])
 
 
-def test_without_features_everything_stays():
-    rest = torch.rand(1, 3, 2)
-    assert spread_out(torch.empty(0, 2), torch.zeros(1, 3, dtype=torch.bool), rest) is rest
+def test_without_features_everything_stays_and_they_get_their_gradient_of_nothing():
+    rest, nothing = torch.rand(1, 3, 2), torch.empty(0, 2, requires_grad=True)
+    found = spread_out(nothing, torch.zeros(1, 3, dtype=torch.bool), rest)
+    assert torch.equal(found, rest)
+    found.sum().backward()
+    assert nothing.grad.shape == (0, 2)

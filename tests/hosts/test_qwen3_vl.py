@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
-from stts import STTSConfig, pruning
 from stts.hosts.qwen3_vl import merge_order, mrope_positions
-from stts.pruning.layout import BatchLayout
 from stts.pruning.memory import Clips
 from tests.helpers.hosts import rows
 from tests.helpers.hosts_flat import merge_units, mrope
@@ -59,8 +56,7 @@ def test_deepstack_features_from_before_and_after_the_prune(insert_after: int):
     out = model(**inputs)
     handle.remove()
     kept = sum(int(keep.sum()) for keep in out.keep_windows)
-    assert [len(x) for x in seen["deepstack_visual_embeds"]] == [kept, kept]
-    assert seen["visual_pos_masks"].sum() == kept
+    assert [int(x.any(-1).sum()) for x in seen["deepstack_visual_embeds"]] == [kept, kept]
 
 
 @torch.no_grad()
@@ -144,32 +140,3 @@ def test_compiled_blocks_say_the_same():
         block = compiled.host.blocks[number]
         block.forward = torch.compile(block.forward, dynamic=True, backend="eager")
     torch.testing.assert_close(compiled(**inputs).logits, plain(**inputs).logits)
-
-
-@pytest.mark.parametrize("policy", ["scorer", "random", "temporal", "uniform", "evs"])
-def test_up_to_the_llm_a_device_that_holds_no_values_is_enough(policy: str, monkeypatch: pytest.MonkeyPatch):
-    """Tensors of the meta device have shapes alone: whatever asks for a value of one fails."""
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    plain, inputs = ROW.plain(), ROW.batch()
-    plain.config.stts = STTSConfig(attention="varlen", policy=policy).to_dict()
-    options = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
-    model = pruning(type(plain))._from_config(plain.config, **options).to("meta").train()
-    layout = BatchLayout(
-        tuple(t for t, *_ in ROW.total),
-        tuple(inputs["attention_mask"].sum(1).tolist()),
-        (0, 1, 1),
-        tuple((h, w) for _, h, w in ROW.total),
-    )
-    inputs = {name: x.to("meta") for name, x in inputs.items()}
-    seen = {}
-
-    def stop(module, args, kwargs):
-        seen.update(kwargs)
-        raise StopIteration
-
-    model.model.register_forward_pre_hook(stop, with_kwargs=True)
-    with pytest.raises(StopIteration):
-        model(**inputs, layout=layout)
-    kept = [sum(t * h * w // 4 for t, h, w in row) // 2 for row in ROW.videos]
-    assert seen["input_ids"].shape == (2, max(layout.lengths[i] - kept[i] for i in range(2)))
-    assert [len(x) for x in seen["mm_encoder_outputs"]["video"].pooler_output] == kept

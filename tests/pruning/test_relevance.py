@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from stts import STTSConfig
+from stts.hosts.folders import as_trained
 from stts.pruning.policies import View, choose, with_novelty
 from stts.pruning.relevance import SUMS, teach
 from stts.pruning.scorer import STTSScorer
@@ -143,6 +146,40 @@ def test_the_ranking_joins_score_and_novelty():
             expected = (0.2 + scores[frame, window].item()) / 1.2 * new**1.5
             assert found[frame, window].item() == pytest.approx(expected, abs=1e-5)
     assert not found.requires_grad
+
+
+def test_what_comes_slowly_adds_up_until_it_is_new():
+    torch.manual_seed(0)
+    background, event = torch.randn(36, 16), torch.randn(36, 16)
+    share = [0, 0, 0.15, 0.3, 0.45, 1, 1, 0]
+    fade = torch.stack([background + s * 2 * event for s in share])
+    x = torch.cat([fade, torch.randn(3, 36, 16)])
+    view = View(x, [8, 3], (6, 6), 3, STTSConfig(novelty_power=1.0, novelty_since=0.3, score_floor=0.0))
+    found = with_novelty(torch.ones(11, 4), view)
+    patches = [[r * 6 + c for r in range(y, y + 3) for c in range(x, x + 3)] for y in (0, 3) for x in (0, 3)]
+    for start, frames in ((0, 8), (8, 3)):
+        for window, places in enumerate(patches):
+            seen = x[start][places].flatten()
+            for frame in range(start + 1, start + frames):
+                now = x[frame][places].flatten()
+                new = 1 - F.cosine_similarity(now, seen, dim=0).item()
+                assert found[frame, window].item() == pytest.approx(min(max(new, 0), 1), abs=1e-5)
+                seen = now if new > 0.3 else seen
+    before = with_novelty(torch.ones(11, 4), replace(view, config=view.config.replace(novelty_since=0.0)))
+    assert (found[4] > before[4]).all()  # the fourth step of the fade
+    assert torch.equal(found[[0, 8]], torch.ones(2, 4))
+
+
+def test_a_trained_model_brings_its_ranking_along(tmp_path):
+    trained = STTSConfig(novelty_power=2.0, score_floor=0.1, relevance_weight=1.0)
+    (tmp_path / "config.json").write_text(json.dumps({"stts": trained.to_dict()}))
+    asked = as_trained(STTSConfig(prune_ratio=0.8), tmp_path)
+    assert (asked.novelty_power, asked.score_floor, asked.prune_ratio) == (2.0, 0.1, 0.8)
+    with pytest.raises(ValueError, match=r"novelty_power is 1\.0, but the model .* was trained with 2\.0"):
+        as_trained(STTSConfig(novelty_power=1.0), tmp_path)
+    older = trained.to_dict()
+    del older["novelty_power"], older["score_floor"], older["relevance_weight"]
+    assert STTSConfig.from_dict(older) == STTSConfig()  # what earlier versions saved ranks as it did
 
 
 def test_a_relevant_copy_goes_before_what_is_new_and_without_the_switch_it_stays(monkeypatch):

@@ -47,7 +47,8 @@ def rows(clips: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    started = Server(folder, log, ["--mm-processor-cache-gb", "0"])
+    # no cache of videos, and one of keys small enough that all of it is in memory soon
+    started = Server(folder, log, ["--mm-processor-cache-gb", "0", "--num-gpu-blocks-override", "64"])
     try:
         yield started.wait()
     finally:

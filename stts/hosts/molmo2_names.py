@@ -14,9 +14,8 @@ import torch
 from transformers import Molmo2Config
 
 from ..files.shards import Shapes
-from ..hosts.molmo2 import Molmo2, STTSMolmo2ForConditionalGeneration
 from ..pruning.scorer import PUBLISHED_NAMES
-from .tensors import Weights
+from .molmo2 import Molmo2, STTSMolmo2ForConditionalGeneration
 
 HEAD = "transformer.ff_out.weight"
 """Output head. Checkpoints trained with weight_tying have none: it is the table of words."""
@@ -112,18 +111,6 @@ def released_name(name: str) -> str:
     return f"model.{name}"
 
 
-def without_surplus(weights: Weights, config: Molmo2Config) -> tuple[Weights, list[str]]:
-    """Leave out ViT layers no feature depends on, which the model does not have; and say so."""
-    num_layers = config.vision_config.num_hidden_layers
-    layers = {name: int(match[1]) for name in weights.shapes if (match := VIT_LAYER.match(name))}
-    surplus = sorted({layer for layer in layers.values() if layer >= num_layers})
-    kept = {name: shape for name, shape in weights.shapes.items() if layers.get(name, 0) < num_layers}
-    numbers = ", ".join(map(str, surplus))
-    remark = f"ViT layers {numbers} are left out: no feature is taken beyond layer {num_layers - 1}."
-    return Weights(kept, weights.read), [remark] if surplus else []
-
-
-def with_tied_head(weights: Weights) -> Weights:
-    """The table of words is the output head, too."""
-    shapes = weights.shapes | ({HEAD: weights.shapes[WORDS]} if WORDS in weights.shapes else {})
-    return Weights(shapes, lambda name: weights.read(WORDS if name == HEAD else name))
+def of_vision_side(name: str) -> bool:
+    """Whether a tensor of a saved folder, by its released name or its name in memory, is not the LLM's."""
+    return any(part in name for part in ("vision_backbone.", "vision_tower.", "multi_modal_projector."))
