@@ -172,7 +172,13 @@ def test_where_weights_are_sharded_a_text_runs_what_a_video_runs(folders, family
     assert len(set(seen)) > 10
     for hook in hooks:
         hook.remove()
+    model.lockstep = False
+    model(**video).loss.backward()
     parts = (model.host.scorer, *model.host.blocks, *model.host.layers)
+    taught = [
+        p for part in parts for p in part.parameters() if p.grad is not None
+    ]  # some last blocks are not read
+    assert len(taught) > 100
     for shown in ([None], [clip_of(), None]):  # the still frame that takes a video's place has no effect
         batch = without_ids(batch_of(processor, *shown))
         model.lockstep = False
@@ -182,7 +188,7 @@ def test_where_weights_are_sharded_a_text_runs_what_a_video_runs(folders, family
         out = model(**batch)
         out.loss.backward()
         torch.testing.assert_close(out.lm_loss, alone, rtol=0, atol=1e-6)
-        assert all(p.grad is not None for part in parts for p in part.parameters() if p.requires_grad)
+        assert all(p.grad is not None for p in taught)
 
 
 @families
