@@ -21,7 +21,7 @@ def main(config: dict[str, Any]) -> int:
 
     from rich.console import Console
 
-    from stts.data.check import check_data, measure_epoch
+    from stts.data.check import check_data, measure_epoch, write_lengths
     from stts.data.check_report import print_context, print_epoch, print_problems, print_sizes
     from stts.data.feed.budget import Budget
     from stts.hosts.load import load_processor
@@ -35,6 +35,8 @@ def main(config: dict[str, Any]) -> int:
         Path(check.output).write_text("".join(f"{problem}\n" for problem in findings.wrong), encoding="utf-8")
     if not findings.measured:
         return 1
+    if check.lengths:
+        write_lengths(findings, Path(check.lengths))
     budget = Budget(train.max_tokens, train.max_frames)
     epoch = measure_epoch(findings, order, budget, train.batch_size, train.pack_buffer)
     print_sizes(console, findings, run.stts.prune_ratio)

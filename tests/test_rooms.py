@@ -14,7 +14,7 @@ ORDER = (
     {"settings", "files", "pruning"},
     {"processes", "data"},
     {"hosts"},
-    {"chat", "convert"},
+    {"chat", "convert", "plan"},
     {"viz", "lmms_eval", "serving"},
     {"eval"},
     {"train"},

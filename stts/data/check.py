@@ -6,6 +6,7 @@ are decoded only when asked for: that finds damage inside a file, and takes as l
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from ..files.durable import write_whole
 from ..pruning.config import STTSConfig
 from ..pruning.selection import num_dropped
 from .datasets import Mixture, VideoQADataset
@@ -156,6 +158,13 @@ def _probe(whole: Mixture, numbers: Sequence[int], workers: int) -> Iterator[Mea
 
 def _as_it_is(item: Any) -> Any:
     return item
+
+
+def write_lengths(findings: Findings, path: Path) -> None:
+    """The lengths of every example that was measured, before pruning, as JSON: {"frames": [...], ...}."""
+    found = list(findings.measured.values())
+    lengths = {"frames": [m.size.frames for m in found], "tokens": [m.tokens for m in found]}
+    write_whole(path, json.dumps(lengths | {"supervised": [m.supervised for m in found]}) + "\n")
 
 
 @dataclass(frozen=True)

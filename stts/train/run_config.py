@@ -31,9 +31,28 @@ class CheckConfig:
     """That will train together."""
     output: str | None = None
     """File that gets every problem."""
+    lengths: str | None = None
+    """File that gets the lengths of every example, for scripts/plan.py."""
 
     def __post_init__(self) -> None:
         check_rules(self, "check")
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What scripts/plan.py is asked beside the settings of the run."""
+
+    gpus: int = field(default=1, metadata=at_least(1))
+    """That train together."""
+    examples: int = field(default=100_000, metadata=at_least(1))
+    """Videos of an epoch, where no lengths are given."""
+    lengths: str | None = None
+    """File that scripts/check_data.py wrote."""
+    rates: str | None = None
+    """File of measured rates. None: guesses."""
+
+    def __post_init__(self) -> None:
+        check_rules(self)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import _disable_current_modes
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import Molmo2Config, Qwen3VLForConditionalGeneration
 
 import stts
+import stts.pruning.deciding
 import stts.pruning.flex
-import stts.pruning.run
+import stts.pruning.packing
 import stts.train.checkpoint
 import stts.train.parallel
 import stts.train.prepare
@@ -44,7 +45,8 @@ from stts.train.checkpoint import Progress, rng_state, save_checkpoint
 from stts.train.config import ParallelConfig, TrainConfig
 from stts.train.optim import build_optimizer
 from stts.train.trainer import Trainer
-from tests.helpers.hosts import START_ID, qwen3_vl, qwen_inputs
+from tests.helpers.host_row import IMAGE_ID
+from tests.helpers.hosts_flat import qwen3_vl, qwen_inputs
 from tests.helpers.molmo2 import IMAGE, PATCH_ID, make_inputs, tiny_config
 
 stts.pruning.flex.compile_friendly_flex_attention = fake.flex
@@ -91,15 +93,21 @@ def qwen_batch(videos: list[list[tuple[int, int, int]]]) -> Batch:
         tuple((height, width) for _, _, height, width in total),
     )
     batch |= {"layout": layout, "ids": [str(row) for row in range(len(videos))]}
-    return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] >= START_ID - 2, -100)}
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] >= IMAGE_ID, -100)}
 
 
 # --- on the device: models and steps --------------------------------------------------------------------------------
 
 
+def small() -> Molmo2Config:
+    """Four dense blocks, one biased, one ragged; one layer of an LLM whose heads the kernels of a GPU take."""
+    config = tiny_config(blocks=6, feature_layers=(5, 4))
+    config.text_config.head_dim, config.text_config.num_hidden_layers = 16, 1
+    return config
+
+
 def molmo2(llm: str = BLOCK_SPARSE, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
-    config = tiny_config()
-    config.text_config.head_dim = 16
+    config = small()
     config.stts = STTSConfig(**settings).to_dict()
     options = {"dtype": dtype, "attn_implementation": llm}
     with torch.device("cuda"):
@@ -128,7 +136,7 @@ def on_the_host(function: Callable) -> Callable:
 for name in ("count", "num_targets"):
     setattr(stts.train.trainer, name, on_the_host(getattr(stts.train.trainer, name)))
 stts.train.trainer.refuse_damaged_weights = lambda model: None  # it reads them all
-_grouped = stts.pruning.run.grouped
+_grouped = stts.pruning.deciding.grouped
 
 
 def grouped(host: Any, clips: Any, device: torch.device) -> list[Any]:
@@ -163,7 +171,7 @@ def lengths(self: Packing) -> list[int]:
     return found
 
 
-stts.pruning.run.grouped, Qwen3VL._known, Packing.lengths = grouped, known, lengths
+stts.pruning.deciding.grouped, Qwen3VL._known, Packing.lengths = grouped, known, lengths
 stts.train.checkpoint.set_rng_state = lambda state: None
 stts.train.parallel.init_device_mesh = on_the_host(stts.train.parallel.init_device_mesh)
 
@@ -259,7 +267,7 @@ def fill_in() -> None:
 def windows_of_a_recipe_row() -> None:
     """The adapter on more windows than a kernel can count, with gradients."""
     model = molmo2(dtype=torch.bfloat16)
-    tokens = model.model.project(
+    tokens = model.host.project(
         torch.empty(9, 64, device="cuda", dtype=torch.bfloat16),
         torch.zeros(70_000, 9, dtype=torch.int64, device="cuda"),
     )
@@ -269,15 +277,24 @@ def windows_of_a_recipe_row() -> None:
 # --- what reads values: evaluation, generation, resume --------------------------------------------------------------
 
 
-@case("reads/generate")
-def generate() -> None:
-    model = qwen(prune_ratio=0.5).eval()
+@case("reads/generate/molmo2")
+def generate_molmo2() -> None:
+    fake.answer_masks((44 - 22) * 48)  # windows that are left, by channels
+    generate(molmo2(dtype=torch.bfloat16, prune_ratio=0.5), on_the_host(molmo2_batch)([[4], [7]]))
+
+
+@case("reads/generate/qwen")
+def generate_qwen() -> None:
     batch = on_the_host(qwen_batch)([[(4, 8, 12)], [(3, 8, 8), (2, 4, 12)]])
-    del batch["labels"], batch["ids"]
     fake.answer_masks(entries(qwen, batch, 0.5))
+    generate(qwen(prune_ratio=0.5), batch)
+
+
+def generate(model: nn.Module, batch: Batch) -> None:
     fake.answer_reads(after=3)
-    inputs = {name: x.cuda() if isinstance(x, Tensor) else x for name, x in batch.items()}
-    model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    unasked = ("labels", "ids")
+    inputs = {k: x.cuda() if isinstance(x, Tensor) else x for k, x in batch.items() if k not in unasked}
+    model.eval().generate(**inputs, max_new_tokens=2, do_sample=False)
 
 
 @case("reads/evaluate")
@@ -316,8 +333,7 @@ def resume() -> None:
 
 def begin(folder: Path) -> None:
     """A checkpoint of one step, made by a CPU."""
-    config = tiny_config()
-    config.text_config.head_dim = 16
+    config = small()
     config.stts = STTSConfig(prune_ratio=0.5).to_dict()
     model = stts.STTSMolmo2ForConditionalGeneration(config).train()
     batch = molmo2_batch([[4]])
@@ -345,7 +361,7 @@ def sharded(number: int, ratio: float, rows: list[list[int]], **config: Any) -> 
     if not dist.is_initialized():
         ranks(number)
     parallel = ParallelConfig(name="fsdp")
-    step(molmo2, lambda: [molmo2_batch(rows)], {"prune_ratio": ratio}, steps=2, parallel=parallel, **config)
+    step(molmo2, lambda: [molmo2_batch(rows)], {"prune_ratio": ratio}, parallel=parallel, **config)
 
 
 for number in (8, 64):
