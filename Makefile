@@ -28,6 +28,7 @@ lint: .venv/dev
 
 .venv/dev: .venv/base
 	$(PIP) -e '.[dev]'
+	if command -v chromium >/dev/null; then $(PIP) -e '.[app,browser]'; fi  # for tests/app/test_browser.py
 	touch $@
 
 .venv/demo: .venv/base

@@ -178,7 +178,8 @@ def draw(path: Path) -> Path:
             bound = next(row["limit"] for row in found if row["limit"])
             ax.axhline(bound, color="C1", linestyle="--", linewidth=1)
             ax.axhline(1, color="0.7", linewidth=0.8)
-            ax.set(xlabel=f"requests at once, {ratio:.0%} dropped (dashed: limit)")
+            top = 1.3 * max(bound, *(height for heights in series.values() for height in heights))
+            ax.set(xlabel=f"requests at once, {ratio:.0%} dropped (dashed: limit)", ylim=(0, top))
     return path.with_suffix(".png")
 
 

@@ -20,6 +20,8 @@ from .panels import answers_table, links, note, progress, viewer
 from .saving import as_seen_from_here, command, draw_files
 from .visits import Visit, Visits
 
+CANCELLED = "Cancelled."
+
 
 @dataclass(frozen=True)
 class Visible:
@@ -59,6 +61,10 @@ class Actions:
             "pictures": looking,
             "links": "",
         }
+        if tuple(values) == visit.refused:  # sliders ask twice for the same
+            yield {"status": note(CANCELLED)}
+            return
+        visit.refused, visit.drawing = None, tuple(values)
 
         def work(job: Job) -> Changes:
             changed, clip, seen = {"command": self._command(visit, given)}, self._clip(visit, given.clip), {}
@@ -124,7 +130,10 @@ class Actions:
 
     def stop(self, session: str) -> None:
         """Cancel what this visitor waits for."""
-        self.visits.of(session).stop()
+        visit = self.visits.of(session)
+        if "draw" in visit.jobs and not visit.jobs["draw"].stopped.is_set():
+            visit.refused = visit.drawing
+        visit.stop()
 
     def _clip(self, visit: Visit, name: str) -> StartClip:
         """The clip of that name: one of those at the start, or the visitor's own."""
@@ -156,7 +165,7 @@ class Actions:
             yield over | {"status": ""} | job.result()
         except StoppedError:
             if visit.jobs.get(kind) is job:  # and no newer one took its place
-                yield over | {"status": note("Cancelled.")}
+                yield over | {"status": note(CANCELLED)}
         except Exception as error:
             mine = [visit.folder, *(clip.path.absolute().parent for clip in self.clips.values())]
             yield over | {"status": note(told(error, mine), "error")}

@@ -103,12 +103,16 @@ class Page:
         given = [*drawn, parts["question"], parts["options"]]
         again = [self.blocks.load, *(part.change for part in drawn)]
         asked = [parts["go"].click, parts["question"].submit, parts["options"].submit]
-        everything = list(parts.values())
-        gr.on(again, self._steps(actions.draw), given, everything, trigger_mode="always_last", **QUIET)
-        gr.on(asked, self._steps(actions.ask), given, everything, **QUIET)
-        parts["save"].click(self._steps(actions.draw_files), given, everything, **QUIET)
-        parts["upload"].upload(self._take, parts["upload"], everything, **QUIET)
-        parts["clip"].change(self._suggest, parts["clip"], everything, **QUIET)
+        state = [parts["status"], parts["cancel"]]
+        views = [parts[name] for name in ("side_b", "asking", "layer", "pictures", "links", "command")]
+        answers = [parts["answers"], parts["command"]]
+        suggested = [parts[name] for name in ("question", "options", "answers")]
+        taken = [parts[name] for name in ("upload", "clip", "status")]
+        gr.on(again, self._steps(actions.draw), given, state + views, trigger_mode="always_last", **QUIET)
+        gr.on(asked, self._steps(actions.ask), given, state + answers, **QUIET)
+        parts["save"].click(self._steps(actions.draw_files), given, [*state, parts["links"]], **QUIET)
+        parts["upload"].upload(self._take, parts["upload"], taken, **QUIET)
+        parts["clip"].change(self._suggest, parts["clip"], suggested, **QUIET)
         parts["cancel"].click(self._stop, queue=False, **QUIET)
         show = f"name => {{ document.body.dataset.layer = {LAYERS}[name] }}"
         parts["layer"].change(None, parts["layer"], js=show, **QUIET)

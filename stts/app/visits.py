@@ -76,6 +76,10 @@ class Visit:
         self.own: Path | None = None
         """The clip that was uploaded last."""
         self.taken = 0
+        self.drawing: tuple | None = None
+        """What is drawn, or was last: the values of all controls."""
+        self.refused: tuple | None = None
+        """What was cancelled, until something else is asked for."""
         self._shown: tuple[tuple, Shown] | None = None
         self._seen: dict[tuple, KeptVideo] = {}
 

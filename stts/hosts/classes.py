@@ -44,6 +44,7 @@ HOSTS = {
     "SmolVLMForConditionalGeneration": "smolvlm.SmolVLM",
     "Idefics3ForConditionalGeneration": "smolvlm.SmolVLM",
     "Gemma3ForConditionalGeneration": "gemma3.Gemma3",
+    "Gemma4ForConditionalGeneration": "gemma4.Gemma4",
 }
 """transformers' and timm's classes and the description of each, by module and name."""
 

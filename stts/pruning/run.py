@@ -143,10 +143,21 @@ class Run(Pass):
     def _survivors(self, x: Tensor) -> Tensor:
         """Leave the dropped tokens behind: what the first block that does not see them takes."""
         if self.config.stage == "frames" and len(self.shape) == 2 and self.shape[0] > 1:
-            frames = torch.tensor(self.groups[0].run).to(x.device, non_blocking=True)
-            return x.index_select(0, frames)
+            return self._frames_that_run(x)
         x = self._merged(x).reshape(-1, x.shape[-1]).index_select(0, self.index)
         return x if len(self.shape) == 1 else x[None]
+
+    def _frames_that_run(self, x: Tensor) -> Tensor:
+        """(F, ...) -> those that policy "uniform" runs whole."""
+        return x.index_select(0, torch.tensor(self.groups[0].run).to(x.device, non_blocking=True))
+
+    def _of_frames(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A block's keywords, those that have an entry for every token with only those of frames that run."""
+
+        def pick(x: Any) -> Any:
+            return self._frames_that_run(x) if isinstance(x, Tensor) and x.shape[:2] == self.shape else x
+
+        return {name: tuple(map(pick, x)) if isinstance(x, tuple) else pick(x) for name, x in kwargs.items()}
 
     def _merged(self, x: Tensor) -> Tensor:
         """Policy "tome": windows that stay hold the means of those merged into them."""
@@ -186,6 +197,7 @@ class Run(Pass):
         survivors, flat = i >= self.first, "cu_seqlens" in kwargs
         bias = self.key_bias if i == self.decides and self.config.stage == "vit" else None
         if not flat and (not survivors or self.config.stage == "frames"):
+            kwargs = self._of_frames(kwargs) if survivors else kwargs
             # not a view of all tokens' bias: a compiler would take its sizes for unrelated ones
             return kwargs, None if bias is None else KeyBias(bias.view(self.shape).clone())
         kwargs = dict(kwargs)

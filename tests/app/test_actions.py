@@ -228,8 +228,10 @@ def test_reading_that_takes_long_tells_how_far_it_is_and_can_be_cancelled(action
     assert ">Cancelled.<" in left["status"]
     assert left["cancel"] == Visible(False)
     assert "pictures" not in left
+    assert ">Cancelled.<" in last(actions.draw("me", values()))["status"]  # as a slider asks once more
     reader = actions.visits.of("me").reader
     reader.guarded = GuardedReader(60, reader._read)  # whose process has the real function
+    assert "kept" in last(actions.draw("me", values(frames=4)))["pictures"]
     assert "kept" in last(actions.draw("me", values()))["pictures"]
 
 

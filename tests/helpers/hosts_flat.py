@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm46VConfig,
@@ -144,6 +146,54 @@ def video_llama_3() -> PreTrainedModel:
     return grown(
         VideoLlama3ForConditionalGeneration(VideoLlama3Config(vision_config=vision, text_config=text, **ids))
     )
+
+
+def gemma4() -> PreTrainedModel:
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "patch_size": 4,
+        "position_embedding_size": 32,
+        "pooling_kernel_size": 3,
+    }
+    text = TEXT | {
+        "head_dim": 16,
+        "global_head_dim": 16,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "hidden_size_per_layer_input": 8,
+        "sliding_window": 4096,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    }
+    ids = {"image_token_id": IMAGE_ID, "video_token_id": VIDEO_ID, "audio_token_id": 149}
+    config = Gemma4Config(vision_config=vision, text_config=text, audio_config=None, **ids)
+    return grown(Gemma4ForConditionalGeneration(config))
+
+
+def gemma4_inputs(
+    videos: list[list[Video]], numbers: list[int] | None = None, pad: str = "left", filler: int = 0
+) -> dict[str, Any]:
+    """Patches with their places, column and row; filler: as many empty ones behind those of each frame."""
+    rows, pixels, places = [], [], []
+    for number, row in zip(numbers or range(len(videos)), videos, strict=True):
+        generator = torch.Generator().manual_seed(number)
+        ids = [11 + number, 12]
+        for frames, height, width in row:
+            for frame in range(frames):
+                ids += [20 + frame, START_ID, *[VIDEO_ID] * (height * width // 9), END_ID]
+            pixels.append(torch.rand(frames, height * width, 48, generator=generator))
+            places.append(torch.tensor([[[c, r] for r in range(height) for c in range(width)]] * frames))
+        rows.append([*ids, 30, 31 + number, 32])
+    return {
+        "input_ids": padded(rows, pad),
+        "attention_mask": padded([[1] * len(row) for row in rows], pad),
+        "pixel_values_videos": nn.functional.pad(torch.cat(pixels), (0, 0, 0, filler)),
+        "video_position_ids": nn.functional.pad(torch.cat(places), (0, 0, 0, filler), value=-1),
+        "num_frames_per_video": torch.tensor([frames for row in videos for frames, *_ in row]),
+    }
 
 
 def qwen_inputs(
@@ -287,5 +337,19 @@ def flat_rows() -> list[Row]:
             blocks="model.vision_model.encoder.layers",
             positions=lambda model, inputs: None,
             placeholders=lambda inputs: inputs["input_ids"] == VIDEO_ID,
+        ),
+        replace(
+            qwen,
+            name="gemma4",
+            make=gemma4,
+            inputs=gemma4_inputs,
+            videos=[[(4, 6, 9)], [(3, 6, 9), (2, 6, 9)]],
+            unit=3,
+            memory=lambda rows, cols: [(r, c) for r in range(rows) for c in range(cols)],
+            blocks="model.vision_tower.encoder.layers",
+            positions=lambda model, inputs: None,
+            placeholders=lambda inputs: inputs["input_ids"] == VIDEO_ID,
+            words=149,
+            tolerance=2e-4,  # features are scaled up, and added in another order
         ),
     ]

@@ -16,6 +16,8 @@ from transformers import BertConfig, BertModel, Qwen3VLForConditionalGeneration,
 
 import stts
 from stts import STTSConfig, insert_stts, remove_stts
+from stts.hosts.base import Host
+from stts.hosts.internvl import InternVL
 from stts.train.parallel import shard
 from tests.helpers.hosts import rows
 from tests.helpers.vision_models import clip, siglip
@@ -153,9 +155,13 @@ def test_a_block_whose_attention_does_not_listen_is_noticed():
 
 
 def test_a_host_without_a_still_frame_is_not_sharded():
+    class Stirring(InternVL):
+        still = Host.still
+
     row = next(row for row in rows() if row.name == "internvl")
+    model = insert_stts(row.plain(), STTSConfig(), host=Stirring)
     with pytest.raises(ValueError, match="cannot be sharded yet: train it with parallel=ddp"):
-        shard(row.pruned(), torch.device("cpu"), 1, False)
+        shard(model, torch.device("cpu"), 1, False)
 
 
 def test_outputs_may_be_tuples():

@@ -10,8 +10,8 @@ import torch
 from stts.pruning.layout import BatchLayout
 from tests.helpers.hosts import rows
 
-WAIT = ("smolvlm", "idefics3")
-"""Whose own code looks for frames of zeros."""
+WAIT = ("smolvlm", "idefics3", "gemma4")
+"""Whose own code looks for frames of zeros, or for filler."""
 
 
 OTHERS = [row for row in rows() if not row.name.startswith("molmo2")]
@@ -33,7 +33,7 @@ def test_a_device_that_holds_no_values_is_enough(monkeypatch, row):
     videos = {key: inputs[key] for key in model.host.keys if key in inputs}
     videos = {key: x.to("meta") if isinstance(x, torch.Tensor) else x for key, x in videos.items()}
     if row.name in WAIT:
-        with pytest.raises(NotImplementedError):
+        with pytest.raises((NotImplementedError, RuntimeError)):
             model.encode_videos(layout=layout, **videos)
         return
     kept = sum(t * h * w // row.unit**2 - t * h * w // row.unit**2 // 2 + row.behind for t, h, w in row.total)

@@ -13,6 +13,9 @@ from stts.hosts.flops_any import arithmetic_of, limit, multiply_adds, squares
 from tests.helpers.hosts import rows
 
 COUNTED = [row for row in rows() if not row.name.startswith("molmo2")]
+ROUGHLY = ("qwen3_5", "gemma4")
+"""Torch's gated delta nets run in chunks; Gemma 4 pools by a product, and has embeddings for every layer."""
+
 hosts = pytest.mark.parametrize("row", COUNTED, ids=lambda row: row.name)
 
 
@@ -36,7 +39,10 @@ def test_an_unpruned_pass_costs_what_torch_counts(row):
     # torch counts all pairs of the LLM, we those that a causal mask lets through
     hidden = sum(length * (length - 1) * layer.width for layer in parts.llm)
     found, wanted = cost.total + hidden, counted(model, inputs)
-    assert found == (pytest.approx(wanted, rel=0.1) if row.recurrent else wanted)
+    if row.name in ROUGHLY:
+        assert found == pytest.approx(wanted, rel=0.1)
+    else:
+        assert found == wanted
 
 
 @hosts
