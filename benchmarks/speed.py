@@ -30,7 +30,7 @@ from common import (
     timing_fields,
     write_results,
 )
-from presets import TEXT_PER_FRAME, TEXT_TOKENS
+from presets import ANSWER_TOKENS, TEXT_PER_FRAME, TEXT_TOKENS
 from speed_figure import draw
 from torch import nn
 
@@ -136,8 +136,8 @@ def make_step(model: nn.Module, inputs: dict[str, Any], mode: str, way: str, rat
 
 
 def train(model: nn.Module, inputs: dict[str, Any]) -> None:
-    """Forward and backward; no optimizer."""
-    model(**inputs, use_cache=False).loss.backward()
+    """Forward and backward, logits in front of labels alone, as the trainer has it; no optimizer."""
+    model(**inputs, num_targets=ANSWER_TOKENS, use_cache=False).loss.backward()
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def arithmetic_limit(model: nn.Module, frames: int, mode: str, variant: Variant)
         return None
     if mode == "vit":
         return vision_limit(model.config, frames, ratio)
-    settings = {"backward": True} if mode == "train" else {"logits": 1}
+    settings = {"backward": True, "logits": ANSWER_TOKENS + 1} if mode == "train" else {"logits": 1}
     if model.config.model_type == "qwen3_vl":
         return presets_qwen3_vl.limit(model.config, frames, ratio, **settings)
     settings |= {"text_tokens": TEXT_TOKENS, "text_per_frame": TEXT_PER_FRAME}

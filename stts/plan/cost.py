@@ -59,7 +59,7 @@ def advice(config: PreTrainedConfig, stts: STTSConfig, shape: Shape, planned: Pl
     state = sum(planned.needed.parts.get(part, 0) for part in ("weights", "moments", "gradients")) / 1e9
     if setup.batch_size > 1:
         found.append(f"train.batch_size=1: activations of one video in place of {setup.batch_size}")
-    if setup.parallel != "fsdp" and can_be_sharded(config):
+    if setup.parallel != "fsdp":
         found.append(
             f"parallel=fsdp on several GPUs: {state:.0f} GB of weights and moments are shared among them"
         )
@@ -70,8 +70,3 @@ def advice(config: PreTrainedConfig, stts: STTSConfig, shape: Shape, planned: Pl
     )
     found.append(f"a prune_ratio above {stts.prune_ratio:g}, or fewer frames: activations go with the tokens")
     return found
-
-
-def can_be_sharded(config: PreTrainedConfig) -> bool:
-    """Whether a model of this family can be sharded."""
-    return config.model_type == "molmo2"

@@ -25,7 +25,8 @@ def print_plans(console: Console, plans: list[Plan]) -> None:
     console.print(table)
     table = Table("GB of each GPU, at least", *(_name(plan) for plan in plans))
     for part in PARTS:
-        table.add_row(part, *(f"{plan.needed.parts.get(part, 0) / 1e9:.1f}" for plan in plans))
+        name = "gradients, recomputed" if part == "gradients" and unpruned.setup.recompute else part
+        table.add_row(name, *(f"{plan.needed.parts.get(part, 0) / 1e9:.1f}" for plan in plans))
     table.add_row("peak", *(f"{plan.gigabytes():.1f}" for plan in plans))
     console.print(table)
 

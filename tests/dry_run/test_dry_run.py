@@ -17,6 +17,7 @@ import pytest
 
 from stts.pruning.config import POLICIES
 from tests.helpers.fake_cuda_library import build
+from tests.helpers.long import long
 from tests.helpers.paths import ROOT
 
 FSDP = ("video/0.5", "video/0.0", "text", "recomputed")
@@ -111,14 +112,14 @@ def test_attention_takes_the_kernels_that_are_meant(cases: dict) -> None:
     assert cases["llm/sdpa"]["kernels"] == {"flash": 5, "efficient": 1}
 
 
-@pytest.mark.slow
+@long
 def test_sixty_four_ranks_share_a_model(library: Path, tmp_path: Path) -> None:
     found = dry_run(library, tmp_path, "fsdp64/")
     assert {name: case["error"] for name, case in found.items() if case["error"]} == {}
     assert len(found) == len(FSDP)
 
 
-@pytest.mark.slow
+@long
 def test_molmo2_4b_takes_a_step_at_its_true_size(library: Path, tmp_path: Path) -> None:
     """Of 128 frames, half of their windows pruned."""
     (found,) = dry_run(library, tmp_path, "slow/").values()

@@ -16,6 +16,7 @@ from stts.plan.gpus import GPUS, fits, read_gpus
 from stts.plan.lengths import alike, read_lengths
 from stts.plan.memory import Setup, measure
 from stts.plan.models import FAMILIES, SIZES, config_of, read_config
+from tests.helpers.long import long
 from tests.helpers.paths import ROOT
 from tests.helpers.scripts import run_script
 
@@ -43,7 +44,7 @@ def test_memory_is_that_of_the_dry_run(row: dict, recompute: bool) -> None:
     held_against(row, recompute)
 
 
-@pytest.mark.slow
+@long
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("row", [row for row in ROWS if of_row(row) not in QUICK], ids=of_row)
 def test_memory_is_that_of_the_dry_run_everywhere(row: dict, recompute: bool) -> None:
