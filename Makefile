@@ -1,14 +1,18 @@
 # make test: the suite. make demo: fine-tune the tiny model, compare, draw. Both make .venv first.
+# make test-browser: the page in Chromium, which must be installed.
 # make test-serving: the tests with vLLM, in .venv-serving, as docs/serving.md installs it.
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test test-serving demo lint clean
+.PHONY: test test-browser test-serving demo lint clean
 
 test: .venv/dev
 	.venv/bin/python -m pytest -n logical --dist worksteal
+
+test-browser: .venv/browser
+	.venv/bin/python -m pytest tests/app
 
 test-serving: .venv-serving/ready
 	.venv-serving/bin/python -c 'import vllm'  # without it the tests would be skipped
@@ -28,7 +32,10 @@ lint: .venv/dev
 
 .venv/dev: .venv/base
 	$(PIP) -e '.[dev]'
-	if command -v chromium >/dev/null; then $(PIP) -e '.[app,browser]'; fi  # for tests/app/test_browser.py
+	touch $@
+
+.venv/browser: .venv/dev
+	$(PIP) -e '.[app,browser]'
 	touch $@
 
 .venv/demo: .venv/base
