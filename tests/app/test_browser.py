@@ -1,6 +1,7 @@
 """The page in a real browser: what a visitor drops, moves, compares, asks, breaks and cancels, and a second visitor.
 
-`make test-browser` installs gradio and playwright; a Chromium (Debian's `chromium`) must be there. The picture of the page in the README is made here:
+`make test-browser` installs gradio and playwright; a Chromium (Debian's `chromium`) must be there. The picture of the
+page in the README is made here:
 STTS_PICTURE=docs/app.png python -m pytest tests/app/test_browser.py
 """
 
