@@ -22,6 +22,12 @@ from stts.hosts.flops_any import limit, multiply_adds
 
 FRAMES, RATIOS = (64, 128, 256), (0.5, 0.8)
 SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+SIGLIP_384 = SIGLIP | {
+    "model_type": "siglip_vision_model",
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
 VIT_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 
 
@@ -108,13 +114,7 @@ SIZES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
         "LlavaOnevision",
         (28, 28),
         {
-            "vision_config": SIGLIP
-            | {
-                "model_type": "siglip_vision_model",
-                "image_size": 384,
-                "patch_size": 14,
-                "vision_use_head": False,
-            },
+            "vision_config": SIGLIP_384,
             "text_config": llm(896, 4864, 24, 14, 2, 152000, model_type="qwen2"),
         },
     ),
@@ -122,13 +122,7 @@ SIZES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
         "LlavaOnevision",
         (28, 28),
         {
-            "vision_config": SIGLIP
-            | {
-                "model_type": "siglip_vision_model",
-                "image_size": 384,
-                "patch_size": 14,
-                "vision_use_head": False,
-            },
+            "vision_config": SIGLIP_384,
             "text_config": QWEN2_7B | {"model_type": "qwen2"},
         },
     ),

@@ -14,7 +14,7 @@ from ..pruning.config import STTSConfig
 from ..pruning.layout import BatchLayout
 from ..pruning.memory import Clips
 from ..pruning.policies import View, choose
-from ..pruning.relevance import Relevance, teach
+from ..pruning.relevance import Relevance, is_taught, teach
 from ..pruning.run import Run
 from ..pruning.visual_tokens import VisualTokens
 from ..pruning.windows import window_grid
@@ -91,13 +91,13 @@ def encode(
     windows = windows_of(host, clips)
     flat = torch.cat([x.flatten() for x in run.by_video("keep")])
     kept = stays(flat, windows, clips)
-    of_survivors = selection(host, run, kept, len(kept) - drops, windows)
+    index = first_true(kept, len(kept) - drops)
+    of_survivors = selection(host, run, kept, index, windows)
     extra = {name: [of_survivors(x) for x in parts] for name, parts in extra.items()}
     keep, scores, scored = (run.together(name) for name in ("keep", "scores", "scored"))
     features, relevance = of_survivors(features), None
-    if model.training:
-        of_token = owners(windows, clips).to(kept.device, non_blocking=True)
-        of_token = of_token[first_true(kept, len(kept) - drops)]
+    if model.training and is_taught(stts):
+        of_token = owners(windows, clips).to(kept.device, non_blocking=True)[index]
         sizes = list(zip(clips.frames, clips.windows, strict=True))
         features, relevance = teach(stts, features, scores, flat, of_token, sizes)
     return Encoded(features, extra, kept, keep, scores, scored, relevance)
@@ -144,10 +144,10 @@ def as_visual(encoded: Encoded, clips: Clips) -> VisualTokens:
 
 
 def selection(
-    host: Host, run: Run, kept: Tensor, count: int, windows: list[Tensor]
+    host: Host, run: Run, kept: Tensor, index: Tensor, windows: list[Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """What takes the features that a host's encode gave to those of tokens that stay. count: how many do."""
-    index = first_true(kept, count)
+    """What takes the features that a host's encode gave to those of tokens that stay. index: where kept is True."""
+    count = len(index)
 
     def of_survivors(x: Tensor) -> Tensor:
         if len(x) == count:

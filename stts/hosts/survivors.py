@@ -159,10 +159,9 @@ def positions(
         planes = count_positions(batch.real, batch.mask is not None and batch.prompt)
     if planes.ndim > 2:
         planes = [survivors.take(plane, 0) for plane in planes[-3:]]
-        counted = (
-            [compact_positions(survivors.valid)] if batch.prompt else []
-        )  # generate reads its mask off it
-        return torch.stack([*counted, *planes])
+        if batch.prompt:  # generate reads its mask off a plane of its own
+            planes = [compact_positions(survivors.valid), *planes]
+        return torch.stack(planes)
     if model.stts.position_ids == "compact":
         return compact_positions(survivors.valid, survivors.take(batch.sequence_ids, -1))
     return survivors.take(planes.expand_as(survivors.keep), 0)
