@@ -22,9 +22,8 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from ..prompts import Message
-from .base import Processor
 from .clip import check_clip, check_times
-from .conversation import Conversation
+from .family import SETTINGS_FILE, FamilyProcessor
 from .flat_videos import FlatVideos
 from .folder import load_config, load_tokenizer
 from .merge_units import Frames
@@ -34,30 +33,12 @@ if TYPE_CHECKING:
 
 VIDEO_TYPE = 2
 """mm_token_type_ids of a video's placeholders."""
-SETTINGS_FILE = "video_preprocessor_config.json"
 
 
-class FlatProcessor(Processor):
-    """Turns one conversation, with or without a clip, into one unbatched example: see base.Processor.
+class FlatProcessor(FamilyProcessor):
+    """Of families that take frames in their own shape: see family.FamilyProcessor."""
 
-    images: settings of the folder's image processor, which are only handed on. Raises ValueError when the tokenizer
-    lacks something the prompt needs.
-    """
-
-    model_types: ClassVar[tuple[str, ...]]
-    """Of config.json, that it serves."""
-    family: ClassVar[str]
-    """Their name, for messages."""
-    theirs: ClassVar[str]
-    """transformers' class of it."""
-    tokens: ClassVar[tuple[str, ...]]
-    """That the vocabulary must have, and no text may contain."""
-    written: ClassVar[str]
-    """What the chat template writes where a video goes."""
-    placeholder: ClassVar[str]
-    """The token that stands for a window."""
-    placeholder_setting: ClassVar[str] = "video_token_id"
-    """Its number in config.json."""
+    placeholder_setting = "video_token_id"
     frames_type: ClassVar[type[Frames]] = Frames
     beside: ClassVar[tuple[str, ...]] = ()
     """Further tensors of a video, see beside_pixels."""
@@ -68,16 +49,10 @@ class FlatProcessor(Processor):
         frames: Frames | None = None,
         images: dict[str, Any] | None = None,
     ) -> None:
-        vocab = tokenizer.get_vocab()
-        if missing := [token for token in self.tokens if token not in vocab]:
-            raise ValueError(
-                f"the tokenizer lacks {', '.join(missing)}: use the one that comes with a {self.family} model"
-            )
-        self.conversation = Conversation(tokenizer, self.written, self.tokens)
-        self.tokenizer, self.frames, self.images = tokenizer, frames or self.frames_type(), images or {}
+        super().__init__(tokenizer, images)
+        self.frames = frames or self.frames_type()
         self.unit_frames = self.frames.temporal_patch_size
         self.video_form = FlatVideos(self.frames.merge_size, self.unit_frames, self.beside)
-        self.video_id = vocab[self.placeholder]
 
     @classmethod
     def from_pretrained(

@@ -20,9 +20,8 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from ..prompts import Message
 from ..video.pixels import Scale
-from .base import Processor
 from .clip import check_clip, check_times
-from .conversation import Conversation
+from .family import SETTINGS_FILE, FamilyProcessor
 from .flat import image_settings
 from .folder import load_config, load_tokenizer
 from .squares import PictureVideos, Squares, interpolation, whole_side
@@ -30,33 +29,15 @@ from .squares import PictureVideos, Squares, interpolation, whole_side
 if TYPE_CHECKING:
     from ..video.read import Clip
 
-SETTINGS_FILE = "video_preprocessor_config.json"
 
-
-class PictureProcessor(Processor):
-    """Turns one conversation, with or without a clip, into one unbatched example: see base.Processor.
+class PictureProcessor(FamilyProcessor):
+    """Of families that take squares of one size: see family.FamilyProcessor.
 
     across: LLM tokens along a frame; settings: of transformers' video processor, or image processor where the model
-    knows no videos; images: of the image processor, which are only handed on. Raises ValueError when the tokenizer
-    lacks something the prompt needs.
+    knows no videos.
     """
 
-    model_types: ClassVar[tuple[str, ...]]
-    """Of config.json, that it serves."""
-    family: ClassVar[str]
-    """Their name, for messages."""
-    theirs: ClassVar[str]
-    """transformers' class of it."""
-    tokens: ClassVar[tuple[str, ...]]
-    """That the vocabulary must have, and no text may contain."""
-    written: ClassVar[str]
-    """What the chat template writes where a video goes."""
-    placeholder: ClassVar[str]
-    """The token that stands for a window."""
-    placeholder_setting: ClassVar[str] = "image_token_id"
-    """Its number in config.json."""
-    kind: ClassVar[str] = "video"
-    """What the chat template calls a video."""
+    placeholder_setting = "image_token_id"
     scale: ClassVar[Scale]
     """What the host makes of bytes; pictures that are to be scaled otherwise travel as floats."""
 
@@ -67,17 +48,10 @@ class PictureProcessor(Processor):
         settings: Mapping[str, Any],
         images: dict[str, Any] | None = None,
     ) -> None:
-        vocab = tokenizer.get_vocab()
-        if missing := [token for token in self.tokens if token not in vocab]:
-            raise ValueError(
-                f"the tokenizer lacks {', '.join(missing)}: use the one that comes with a {self.family} model"
-            )
-        self.conversation = Conversation(tokenizer, self.written, self.tokens, kind=self.kind)
-        self.tokenizer, self.across = tokenizer, across
-        self.settings, self.images = dict(settings), images or {}
+        super().__init__(tokenizer, images)
+        self.across, self.settings = across, dict(settings)
         self.squares, self.folder_scale = self.squares_of(settings), self._scale_of(settings)
         self.video_form = PictureVideos(across, across, self.folder_scale)
-        self.placeholder_id = vocab[self.placeholder]
 
     # What a family says
 
@@ -137,7 +111,7 @@ class PictureProcessor(Processor):
             check_times(clip.timestamps)
         placeholders = None if clip is None else self.video_string(clip)
         input_ids, labels = self.conversation.tensors(messages, placeholders, add_generation_prompt)
-        types = (input_ids == self.placeholder_id).long()
+        types = (input_ids == self.video_id).long()
         return {"input_ids": input_ids, "labels": labels, "mm_token_type_ids": types}
 
     def window_grid(self, clip: Clip) -> tuple[int, int, int]:
@@ -161,7 +135,7 @@ class PictureProcessor(Processor):
         """Raises ValueError, naming the setting, when tokenizer, settings and model do not belong together."""
         side = config.vision_config.image_size
         pairs = {
-            self.placeholder_setting: (self.placeholder_id, getattr(config, self.placeholder_setting)),
+            self.placeholder_setting: (self.video_id, getattr(config, self.placeholder_setting)),
             "image_size": (self.squares.side, side if isinstance(side, int) else side[0]),
         }
         for name, (found, wanted) in pairs.items():

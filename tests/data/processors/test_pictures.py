@@ -135,8 +135,8 @@ def test_prompt_equals_transformers(monkeypatch, family, indices, fps):
         if prompt:
             assert example["input_ids"].tolist() == ours.tokenizer(text).input_ids
     windows = len(indices) * 16 + (family is LlavaOnevisionProcessor)
-    assert (example["input_ids"] == ours.placeholder_id).sum() == windows
-    assert torch.equal(example["mm_token_type_ids"], (example["input_ids"] == ours.placeholder_id).long())
+    assert (example["input_ids"] == ours.video_id).sum() == windows
+    assert torch.equal(example["mm_token_type_ids"], (example["input_ids"] == ours.video_id).long())
     assert "A cat, häppily." in ours.tokenizer.decode(example["labels"][example["labels"] >= 0])
 
 
