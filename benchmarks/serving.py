@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> Path:
             for way in ways:
                 runs[way].append(run_engine(args, folder, way, repeat))
                 print(f"repeat {repeat + 1} of {args.repeats}: {way[0]} {way[1]:.0%}", flush=True)
-    settings = argparse.Namespace(**vars(args) | {"engine": str(args.engine)})
-    path = write_results(f"serving-{args.preset}", settings, rows_of(runs, limits), facts)
+    del args.engine  # a path of this machine
+    path = write_results(f"serving-{args.preset}", args, rows_of(runs, limits), facts)
     rows = json.loads(path.read_text())["rows"]
     report(rows, args)
     draw(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -23,16 +22,16 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.feed.account import data_sums, feed_row, log_path
+from ..data.feed.account import data_sums, feed_row
 from ..data.feed.budget import Budget
-from ..data.feed.collator import Collator
-from ..data.feed.feed import HOST_KEYS, Feed, FeedSpec
-from ..data.feed.order import Place, deal_again
+from ..data.feed.feed import HOST_KEYS
+from ..data.feed.order import Place
 from ..data.feed.tensors import each_tensor
 from ..processes import join_processes
 from ..viz.overlay import draw_batch
 from .checkpoint import Progress, clean_up, load_checkpoint, resume, rng_state, save_checkpoint
 from .config import TrainConfig
+from .feeding import open_feed
 from .metrics import Churn, add_up, count, measure, metrics_row, num_targets, read_sums, relevance_sums
 from .model_card import run_card
 from .optim import build_optimizer, set_lr
@@ -40,7 +39,6 @@ from .parallel import clip_gradients
 from .prepare import prepare, refuse_damaged_weights
 from .run_folder import checkpoint_path
 from .saving import Saver
-from .signals import leave_signals_to_the_parent
 
 Batch = dict[str, Any]
 Evaluate = Callable[[nn.Module, int], Mapping[str, Any]]
@@ -121,38 +119,15 @@ class Trainer:
 
     def batches(self, dataset: Dataset) -> Iterator[Batch]:
         """Batches on the host, without end, from where the run stands in the data."""
-        config, accelerator = self.config, self.accelerator
-        if config.num_workers:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
-        places = [Place.from_dict(place) for place in self.progress.places] or [Place()]
-        self.place = deal_again(places, config.batch_size, accelerator.num_processes)[
-            accelerator.process_index
-        ]
-        collate = Collator(
-            self.processor.pad_token_id,
-            self.stts.prune_ratio,
-            config.max_tokens,
-            config.max_frames,
-            config.loss_weight,
-            self.processor.video_form,
-        )
-        self.feed = Feed(
+        accelerator = self.accelerator
+        self.place, self.feed = open_feed(
             dataset,
-            collate,
-            FeedSpec(
-                config.batch_size,
-                config.seed,
-                config.pack_buffer,
-                config.too_long,
-                config.num_workers,
-                accelerator.process_index,
-                accelerator.num_processes,
-                self.processor.context_length,
-                self.stts.position_ids,
-                log_path(self.output_dir, accelerator.process_index),
-            ),
-            self.place,
-            leave_signals_to_the_parent,
+            self.processor,
+            self.stts,
+            self.config,
+            self.progress.places,
+            (accelerator.process_index, accelerator.num_processes),
+            self.output_dir,
         )
         return self.feed.batches(pin_memory=self.device.type == "cuda")
 

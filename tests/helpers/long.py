@@ -6,4 +6,5 @@ import os
 
 import pytest
 
-long = pytest.mark.skipif(not os.environ.get("STTS_LONG"), reason="takes minutes: run with STTS_LONG=1")
+LONG = bool(os.environ.get("STTS_LONG"))
+long = pytest.mark.skipif(not LONG, reason="takes minutes: run with STTS_LONG=1")

@@ -24,6 +24,7 @@ from tests.helpers.engine import (
     questions,
     their_replies,
 )
+from tests.helpers.long import LONG
 from tests.helpers.served import make_served
 
 LENGTHS = (64, 3, 128, 1, 100, 17)
@@ -33,8 +34,10 @@ WORDS = 24
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Asked]:
-    """Questions about generated clips."""
-    return questions(make_synthetic(tmp_path_factory.mktemp("data") / "clips", num_train=0, num_test=8), 32)
+    """Questions about generated clips, four each."""
+    clips = 64 if LONG else 8
+    data = make_synthetic(tmp_path_factory.mktemp("data") / "clips", num_train=0, num_test=clips)
+    return questions(data, 4 * clips)
 
 
 @pytest.fixture(scope="module")
