@@ -28,9 +28,8 @@ def load(name: str = "tiny", device: str | None = None, **settings: Any) -> tupl
     """A model ready to answer, and its processor.
 
     name: "tiny" or "tiny_qwen3_vl" (come with the package), a folder, or a hub id such as "allenai/Molmo2-4B" or
-    "Qwen/Qwen3-VL-4B-Instruct"; device: CUDA where
-    there is one by default; settings: fields of STTSConfig, e.g. prune_ratio=0.5. Raises ValueError as
-    stts.hosts.load.load_model does, and for a device that is not there.
+    "Qwen/Qwen3-VL-4B-Instruct"; device: by default CUDA where there is one; settings: fields of STTSConfig, e.g.
+    prune_ratio=0.5. Raises ValueError as stts.hosts.load.load_model does, and for a device that is not there.
     """
     if not isinstance(name, str | PathLike) or not str(name).strip():
         raise ValueError(f'name is {name!r}, must be "tiny", a folder, or a hub id such as allenai/Molmo2-4B')
@@ -41,7 +40,7 @@ def load(name: str = "tiny", device: str | None = None, **settings: Any) -> tupl
 
 
 def spec_of(name: str | PathLike) -> ModelSpec:
-    """What load takes a name for."""
+    """What `load` understands by a name."""
     own = name in OWN_MODELS
     return ModelSpec(name=name, pretrained=name in TRAINED) if own else ModelSpec(path=str(name))
 

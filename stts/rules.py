@@ -36,7 +36,7 @@ Metadata = dict[str, Rule]
 
 
 def rule(fits: Callable[[Any], bool], words: str) -> Metadata:
-    """A rule that none of the others here says."""
+    """Any other rule. words: what a value must be."""
     return {"rule": Rule(fits, words)}
 
 
@@ -94,7 +94,7 @@ NOTHING = object()
 
 @dataclass(frozen=True)
 class Gone:
-    """A setting that there is no more."""
+    """A setting that earlier versions had."""
 
     why: str
     """What follows on "is gone: ", and what to do."""

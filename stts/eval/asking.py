@@ -32,7 +32,7 @@ class Item:
     visual: VisualTokens
     """Of the video; shared with other questions about it."""
     frames: int
-    """How many of the video are shown, whatever units of time the model makes of them."""
+    """How many frames of the video are shown; a model may make fewer units of time of them."""
     evidence: np.ndarray
     """(E, T, W) bool, True where a piece of the E that the answer rests on can be seen."""
     span: float | None = None
@@ -81,7 +81,7 @@ def encode(model: nn.Module, video: dict[str, Tensor], seed: int) -> VisualToken
 
 
 def seed_of(question: Question, seed: int) -> int:
-    """A number of the clip that a question is about, wherever the data lies."""
+    """A number for the clip that a question is about. It does not depend on where the data lie."""
     name = repr((seed, question.video.name, *question.clip[1:]))
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 

@@ -31,8 +31,8 @@ def unpack_mask(mask: Mapping[str, Any]) -> np.ndarray:
 def by_frame(keep: np.ndarray, frames: int) -> np.ndarray:
     """The mask of each frame, also of models that take two frames as one.
 
-    keep: (U, rows, cols), of U frames, or of U pairs of which the last may be a single frame. Returns
-    (frames, rows, cols). Raises ValueError where so many frames are neither.
+    keep: (U, rows, cols), of U frames, or of U pairs of which the last may be a single frame. Returns (frames, rows,
+    cols). Raises ValueError for any other number of frames.
     """
     each = -(-frames // len(keep))
     if each > 2 or -(-frames // each) != len(keep):

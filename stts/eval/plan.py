@@ -66,7 +66,7 @@ def plan_run(config: Mapping[str, Any], model: ModelSpec, stts: STTSConfig) -> E
 
 
 def print_missing(configs: Sequence[Mapping[str, Any]]) -> int:
-    """Say what each benchmark lacks. Returns the exit status: 0 when it is nothing."""
+    """Say what each benchmark lacks. Returns the exit status, 0 when nothing is missing."""
     benchmarks = [read_benchmark(config["benchmark"]) for config in configs]
     missing = {benchmark.name: what_is_missing(benchmark) for benchmark in benchmarks}
     print("\n\n".join(text or f"benchmark {name}: nothing is missing" for name, text in missing.items()))

@@ -25,7 +25,7 @@ def by_clip(questions: Sequence[Question]) -> list[SameClip]:
 
 
 def portions(questions: Sequence[Question], batch_size: int) -> list[Portion]:
-    """Clips until they have enough questions for a batch, again and again."""
+    """Clips in groups, each with enough questions for a batch; the last one may have fewer."""
     found: list[Portion] = []
     portion: list[SameClip] = []
     for shared in by_clip(questions):

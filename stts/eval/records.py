@@ -26,8 +26,8 @@ PREDICTIONS = "predictions.jsonl"
 class Records:
     """The predictions in a folder, by question id.
 
-    process: whose file is appended to; the first one, 0, must have been here before the others are.
-    Raises ValueError when the folder holds those of other settings, or a line that cannot be read.
+    process: the number of the process, which appends to a file of its own. Process 0 must make its Records before the
+    others. Raises ValueError when the folder holds those of other settings, or a line that cannot be read.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], process: int = 0) -> None:
@@ -54,7 +54,7 @@ class Records:
     def merge(self, questions: Sequence[Question]) -> list[Record]:
         """Put the files of all processes together in predictions.jsonl. Returns the records of the questions.
 
-        A record of an earlier start may name its video otherwise, from where the data lay: all get the name of now.
+        A record of an earlier start may name its video by where the data lay then: all get the present name.
         """
         self.by_id = read_predictions(self.folder)
         mine = [self.by_id[question.id] | {"video": _name_of(question)} for question in questions]

@@ -179,7 +179,7 @@ def _encoded(
 def _look_at_context(
     model: nn.Module, processor: Processor, encoded: Iterable[list[Item]]
 ) -> Iterator[list[Item]]:
-    """Hands the questions on, and warns of the first that is longer than the model was made for."""
+    """The same questions again, with a warning about the first that is longer than the model was made for."""
     told = False
     for items in encoded:
         for item in items:

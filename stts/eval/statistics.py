@@ -22,9 +22,10 @@ Interval = tuple[float, float]
 
 
 def share_interval(right: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
-    """95 % interval of a share: right, (n,), 1 for a right answer, 0 for a wrong one; clusters, (n,), their videos.
+    """95 % interval of a share of right answers.
 
-    Raises ValueError when the sizes do not fit, there are none, or a value is another.
+    right: (n,), 1 for a right answer, 0 for a wrong one; clusters: (n,), the video of each. Raises ValueError when
+    the sizes differ or are 0, and for any other value.
     """
     values = _checked(right, clusters, (0, 1))
     n, share = effective_size(values, clusters), float(values.mean())
@@ -34,8 +35,11 @@ def share_interval(right: Sequence[float], clusters: Sequence[Hashable]) -> Inte
 
 
 def difference_interval(gains: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
-    """95 % interval of the mean of paired differences: gains, (n,), 1 where only the second of two runs is right, -1
-    where only the first is, else 0; clusters and errors as share_interval."""
+    """95 % interval of the mean of paired differences.
+
+    gains: (n,), 1 where only the second of two runs is right, -1 where only the first is, else 0; clusters and errors
+    as share_interval.
+    """
     values = _checked(gains, clusters, (-1, 0, 1))
     n = effective_size(values, clusters)
     better = (float((values > 0).mean()) * n + 1) / (n + 2)
@@ -45,11 +49,11 @@ def difference_interval(gains: Sequence[float], clusters: Sequence[Hashable]) ->
 
 
 def effective_size(values: np.ndarray, clusters: Sequence[Hashable]) -> float:
-    """How many independent questions tell as much as these, (n,), which share videos; between 1 and n.
+    """How many independent questions tell as much as these, which share videos; between 1 and n.
 
-    rho, how alike the answers about a video are, follows from how much videos differ. Of few videos, or where almost
-    all values are the same, that tells little: one more piece of evidence always speaks for rho = 1, and with a
-    single video, or values that are all the same, it is the only one.
+    values: (n,). rho, how alike the answers about a video are, is estimated from how much videos differ. Few videos,
+    or values that are almost all the same, tell little about it. So one made-up piece of evidence for rho = 1 is
+    always added; with a single video, or values that are all the same, there is no other.
     """
     total, numbers = len(values), {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     places = np.array([numbers[name] for name in clusters])
@@ -73,7 +77,7 @@ def group_intervals(
     clusters: Sequence[Hashable],
     groups: Sequence[Sequence[int]],
 ) -> list[list[float]]:
-    """[low, high] of all questions and then of each group of places among them."""
+    """[low, high] of all questions, then of each group; a group lists the places of its questions."""
     places = [range(len(values)), *groups]
     found = [interval([values[i] for i in part], [clusters[i] for i in part]) for part in places]
     return [[round(low, 6), round(high, 6)] for low, high in found]

@@ -103,8 +103,8 @@ def _counts(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def speed_of(records: Sequence[Record]) -> dict[str, float]:
-    """The content of speed.json: seconds that processes spent on the questions, summed over restarts and processes,
-    and what they did in one; a clip's frames count once."""
+    """The content of speed.json: the seconds that processes spent on the questions, summed over restarts and
+    processes, and what was done in one second. A clip's frames count once."""
     seconds = sum(record["seconds"] for record in records)
     clips = {(r["video"], r["start"], r["end"]): r["frames"] or 0 for r in records}
     return {

@@ -27,7 +27,7 @@ __all__ = ["Clips", "Host", "as_rows", "in_placeholder_order"]
 
 
 class Host:
-    """One architecture, on one model. Made anew whenever it is asked for, it keeps nothing but the model.
+    """One architecture, on one model. It is made anew whenever it is asked for and keeps nothing but the model.
 
     A subclass sets the names below and answers `unit`, `token_id` and `clips`; the rest has defaults that suit most
     models: frames one after the other in memory, patches row-major, one placeholder a window, positions 0, 1, 2, ...
@@ -44,9 +44,9 @@ class Host:
     num_prefix: ClassVar[int] = 0
     """Tokens in front of the patches of each frame: CLS, registers. They are never dropped."""
     tail: ClassVar[str] = "vision"
-    """Where survivors go back into a dense tensor, zeros elsewhere, so that the host's own adapter runs on it: behind
-    the whole "vision" model; behind its last block ("blocks"), where the vision model itself goes on by grid; or
-    "none": `encode` gets survivors, and returns what becomes of them."""
+    """Where survivors go back into a dense tensor, with zeros for dropped tokens, on which the host's own code goes
+    on. "vision": behind the vision model. "blocks": behind its last block, if the vision model itself goes on by
+    grid. "none": nowhere; `encode` gets the survivors and returns what becomes of them."""
     modality: ClassVar[str] = "video"
     """The key of the features in transformers' mm_encoder_outputs: "image" where frames are images to the model."""
     keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
@@ -65,8 +65,8 @@ class Host:
     """Zero-based blocks whose outputs `encode` reads off the pass that is active (pruning.blocks.active_pass)."""
 
     served: ClassVar[bool] = False
-    """Whether stts.serving knows the pruning class: a saved folder's config.json then says its name, by which engines
-    find it, and not the transformers class's, under which they would serve it unpruned."""
+    """Whether stts.serving knows the pruning class. The config.json of a saved folder then has its name, by which
+    engines find it. Under the transformers class's name they would serve the model unpruned."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -109,7 +109,7 @@ class Host:
         return grid[0] * grid[1]
 
     def for_survivors(self, kwargs: dict[str, Any], index: Tensor) -> dict[str, Any]:
-        """A block's keyword arguments, those that have an entry for every token with only those of index (K,)."""
+        """A block's keyword arguments; those with an entry for every token are cut to the tokens of index (K,)."""
         if kwargs.get("position_embeddings") is not None:
             pairs = kwargs["position_embeddings"]
             kwargs["position_embeddings"] = tuple(x.flatten(0, -2).index_select(0, index) for x in pairs)
@@ -118,8 +118,8 @@ class Host:
     # From pixels to the LLM
 
     def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Forward's arguments as the class takes them: pixels that travelled as bytes normalised, mm_token_type_ids
-        only where it knows them."""
+        """Forward's arguments as the class takes them. Pixels that travelled as bytes are normalised;
+        mm_token_type_ids go where the class does not know them."""
         key = self.keys[0]
         if (pixels := inputs.get(key)) is not None and pixels.dtype == torch.uint8:
             inputs = inputs | {key: self.floats(pixels)}
@@ -135,7 +135,7 @@ class Host:
         """Call the host's own vision model and adapter.
 
         Returns the LLM's features in the order of the placeholders, (tokens, D), and further features of the same
-        tokens by name (deepstack). With tail "none" and a run active they are those of survivors alone.
+        tokens by name (deepstack). With tail "none", in an active run, these are the survivors' alone.
         """
         given = {key: inputs[key] for key in self.keys if inputs.get(key) is not None}
         given.pop("frames_per_video", None)
@@ -143,7 +143,8 @@ class Host:
         return as_rows(method(**given, return_dict=True).pooler_output), {}
 
     def windows_of(self, frames: int, windows: int) -> Tensor:
-        """(placeholders of a video,) int64: the window behind each, counted through the video; -1 stays anyway."""
+        """(placeholders of a video,) int64: the window behind each, counted through the video. -1: it always
+        stays."""
         return torch.arange(frames * windows)
 
     def placeholders(self, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -168,8 +169,8 @@ class Host:
         return None
 
     def others(self, inputs: dict[str, Any]) -> dict[str, ModelOutput]:
-        """Encode images that stand beside the videos, whole: mm_encoder_outputs without the videos'. Their arguments
-        leave inputs."""
+        """Encode the images that stand beside the videos; they lose nothing. Returns mm_encoder_outputs without the
+        videos', and removes the images' arguments from inputs."""
         if self.modality == "image" or inputs.get("pixel_values") is None:
             return {}
         begins = ("pixel_values", "image_", "batch_num_images")
@@ -180,16 +181,23 @@ class Host:
     def in_order(
         self, features: Tensor, images: dict[str, ModelOutput], input_ids: Tensor
     ) -> tuple[Tensor, dict[str, ModelOutput]]:
-        """Where a video's placeholder is an image's, too: features of both in the order of their placeholders, and
-        what is left of images. features: (K, D), of videos; images: what `others` gave; input_ids: of survivors."""
+        """For models where a video's placeholder is an image's, too: features of both in the order of their
+        placeholders, and what is left of images.
+
+        features: (K, D), of videos; images: what `others` gave; input_ids: of survivors.
+        """
         return features, images
 
     def embed(
         self, input_ids: Tensor, features: Tensor, extra: dict[str, list[Tensor]]
     ) -> dict[str, Any] | None:
-        """Forward's arguments in place of input_ids (B, L) and encoded videos: inputs_embeds (B, L, D) with features
-        (K, D) in their places, and how `extra`, further features of the same tokens, goes in; None: the host's own
-        forward puts them there. For hosts whose own forward would wait for the device to find the places."""
+        """Put features into the embeddings, for hosts whose own forward would wait for the device to find their
+        places.
+
+        Returns forward's arguments in place of input_ids (B, L) and encoded videos: inputs_embeds (B, L, D), with
+        features (K, D) in their places, and those that bring in `extra`, further features of the same tokens. None:
+        the host's own forward does all this.
+        """
         return None
 
     def attach(self) -> None:
@@ -239,7 +247,8 @@ class Host:
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """How the names of a part's parameters begin; the first that fits wins, what fits none is the LLM's."""
+        """How the names of a part's parameters begin. The first part that fits a name wins; a name that fits none is
+        the LLM's."""
         vision = f"{self.vision_at}." if self.vision_at else ""
         adapter = tuple(f"{path}." for path in self.adapter_at)
         return {"scorer": (f"{vision}scorer.",), "adapter": adapter, "vision": (vision,)}

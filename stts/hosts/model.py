@@ -46,17 +46,17 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         num_targets: int | None = None,
         **inputs: Any,
     ) -> PrunedCausalOutput:
-        """The transformers class's forward on the tokens that survive; inputs are its own, named as there.
+        """The transformers class's forward on the tokens that survive. It takes that one's inputs, by their names.
 
-        input_ids: (B, L), placeholders of ALL windows in it, like all arguments of that shape. sequence_ids: (B, L)
-        int, the example each token of a packed row belongs to, -1 padding. layout: the batch's sizes, which on a GPU
-        saves waiting for them; frames_per_video: T of each video, where pixels do not say it; pixels may be bytes,
-        which are normalised here; window_scores: (F, W), or (T, W) of each video, what policy "given" ranks by;
-        loss_weights: (B, L) float, what each token of labels counts in lm_loss, the weighted mean; visual: the
-        videos, as encode_videos returns them, in place of their pixels. num_targets: at least how many tokens labels
-        supervise, the first column not counted: logits are then made in front of these alone, (1, num_targets + 1,
-        V). Raises ValueError when placeholders do not fit videos and images, and for what a host cannot do (packed
-        rows, a mask under FlashAttention).
+        input_ids: (B, L), like all arguments of that shape with the placeholders of ALL windows, dropped ones
+        included. sequence_ids: (B, L) int, the example each token of a packed row belongs to, -1 padding. layout: the
+        batch's sizes; without it a GPU is waited for. frames_per_video: T of each video, where pixels do not say it.
+        Pixels may be bytes: they are normalised here. window_scores: (F, W), or (T, W) of each video, what policy
+        "given" ranks by. loss_weights: (B, L) float, the weight of each label in lm_loss, a weighted mean. visual:
+        the videos as encode_videos returns them, in place of their pixels. num_targets: an upper bound on the
+        supervised tokens of labels, the first column not counted. Logits are then made in front of these alone, (1,
+        num_targets + 1, V). Raises ValueError when placeholders do not fit videos and images, and for what a host
+        cannot do (packed rows, a mask under FlashAttention).
         """
         inputs = self.host.accept(inputs)
         pixels = (inputs.get(self.host.keys[0]), inputs.get("pixel_values"))
@@ -94,9 +94,12 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         window_scores: PerWindow | None = None,
         **named: Tensor,
     ) -> VisualTokens:
-        """Videos as `visual`, which forward and generate take in place of their pixels: encoded and pruned once,
-        however many questions follow. videos: as forward takes them, by name, or in the order of the host's keys.
-        Without gradients what only the auxiliary loss needs is left out."""
+        """Encode and prune videos once, however many questions follow. Returns `visual`, which forward and generate
+        take in place of pixels.
+
+        videos: as forward takes them, by name, or in the order of the host's keys. Without gradients, what only the
+        auxiliary loss needs is left out.
+        """
         given = self.host.accept(dict(zip(self.host.keys, videos, strict=False)) | named)
         clips = clips_of(self.host, given, layout)
         return as_visual(encode(self, given, clips, window_scores), clips)

@@ -1,8 +1,8 @@
 """Attention for the two kinds of block that pruning adds, behind transformers' attention interface.
 
-A ViT whose config names "stts_<implementation>" runs unpruned blocks on <implementation> as before. A block given
-a KeyBias in place of its attention mask adds it to the logits; one given Ragged attends within each frame of a
-packed batch. Where windows are pooled, each by a single query, a GPU gets plain sums.
+A ViT whose config names "stts_<implementation>" runs unpruned blocks on <implementation> as before. A block given a
+KeyBias in place of its attention mask adds it to the logits; one given Ragged attends within each frame of a packed
+batch. Pooling a window is attention of a single query: a GPU computes it with plain sums.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .packing import Packing
 PREFIX = "stts_"
 HALF = (torch.float16, torch.bfloat16)
 HALF_ALONE = ("varlen", "flash")
-"""Backends whose kernels take nothing else."""
+"""Backends whose kernels take half precision only."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def attend_as_told(
 
 
 class AsMask:
-    """What a block is told, in the place of a mask of scaled_dot_product_attention, for layers that call it."""
+    """What a block is told, for layers that call scaled_dot_product_attention themselves: it stands where their mask
+    would."""
 
     def __init__(self, how: KeyBias | Ragged) -> None:
         self.how = how
@@ -149,8 +150,9 @@ def one_query_attention(
     """Attention of a single query in each of many small batches, such as windows of 9 patches: written out.
 
     query: (n, heads, 1, d); key, value: (n, heads or fewer, P, d); mask: None, (n, P), or what SDPA takes, bool or
-    added, for (n, heads, 1, P). Returns (n, heads, 1, d). GPU kernels give each query a block: there is no grid of
-    more than 65,535, some count past 2^31 in the backward pass from 10,923 on, and keep gigabytes for it.
+    added, for (n, heads, 1, P). Returns (n, heads, 1, d). Fused GPU kernels do not suit this. They give each query a
+    block, and launch at most 65,535; from 10,923 windows on some overflow 2^31 in the backward pass; and they keep
+    gigabytes for it.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = (x if groups == 1 else x.repeat_interleave(groups, 1) for x in (key, value))
@@ -188,8 +190,8 @@ def biased_attention(query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor
 def with_bias_channels(
     query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values with channels added, so that scaling * q' k'^T = scaling * q k^T + key_bias; those of
-    the values are 0. Shapes as in biased_attention, but wider."""
+    """Queries, keys and values with channels added, so that scaling * q' k'^T = scaling * q k^T + key_bias. The
+    channels added to values are 0. Shapes as in biased_attention, but wider."""
     bias = (key_bias / scaling)[:, None, :, None]  # (B, 1, L, 1)
     high = bias.to(key.dtype)
     channels = [high] if key.dtype == torch.float32 else [high, (bias - high).to(key.dtype)]
@@ -203,8 +205,8 @@ def with_bias_channels(
 def describe_attention(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
     """What a pruning model attends with on the device it is on, in one line for logs.
 
-    dtype: of the computation, where autocast makes it another than the weights'. Raises ValueError when a backend
-    was asked for that is not there.
+    dtype: of the computation; under autocast it is not that of the weights. Raises ValueError when the backend asked
+    for is not there.
     """
     vision, text = (getattr(model.config, name, None) for name in ("vision_config", "text_config"))
     dense = ((vision or model.config)._attn_implementation or "eager").removeprefix(PREFIX)
@@ -232,8 +234,8 @@ def ragged_attention(
 ) -> Tensor:
     """Attention within each segment of a packed batch.
 
-    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError on an unknown backend, and on
-    one whose kernels take half precision alone where there is another.
+    query, key, value: (heads, K, head_dim) -> (heads, K, head_dim). Raises ValueError for an unknown backend, and for
+    float32 where its kernels take half precision only.
     """
     if backend == "auto":
         backend = choose_backend(query.device, query.dtype)
@@ -299,7 +301,7 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: 
 
 @torch.compiler.disable
 def _bins(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
-    """First-fit-decreasing rows under a block-diagonal mask: portable, but it waits for the lengths, once a batch."""
+    """First-fit-decreasing rows under a block-diagonal mask. Portable, but once a batch it waits for the lengths."""
     slots, segments = packing.bins
     mask = (segments[:, None, :, None] == segments[:, None, None, :]).logical_or(
         torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)  # no row without a key

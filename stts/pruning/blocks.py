@@ -1,8 +1,8 @@
 """A host's blocks that answer to the pass they run in.
 
-A host's own vision model loops over its ModuleList of blocks. That becomes `Blocks`, which hand themselves out bound
-to the pass that is active in their thread. A plain Pass lets every block see every token and keeps what some of them
-say; a Run (run.py) prunes.
+A host's own vision model loops over its ModuleList of blocks. That list becomes `Blocks`, which hands out its blocks
+bound to the pass that is active in the thread. A plain Pass lets every block see every token, and keeps the outputs
+of some; a Run (run.py) prunes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Blocks(nn.ModuleList):
 
 
 class Bound:
-    """A block that goes through its pass when it is called, and is the block in all else."""
+    """A block whose calls go through a pass. Everything else is the block's own."""
 
     def __init__(self, now: Pass, block: nn.Module) -> None:
         self._now, self._block = now, block
@@ -55,7 +55,7 @@ class Bound:
 
 
 def to_dense(module: nn.Module, args: tuple, out: Any) -> Any:
-    """Forward hook of a vision model whose tail is "vision": what it says of survivors, as dense tensors."""
+    """Forward hook of a vision model whose tail is "vision": turns its outputs for survivors into dense tensors."""
     now = _thread.now
     if now is None or now.host.vision is not module:
         return out
@@ -97,10 +97,12 @@ class Pass:
         return x
 
     def dense(self, x: Tensor) -> Tensor:
-        """What a block says, for all tokens."""
+        """A block's output for all tokens."""
         return x
 
     def of_kept(self, patches: Tensor) -> Tensor:
-        """(all windows, n) patches that each window reads, by their place among all, -1 none -> (K, n) those of kept
-        windows, by their place in `collected`."""
+        """The patches that kept windows read: (K, n), their places in `collected`.
+
+        patches: (all windows, n), the patches that each window reads, by their place among all; -1: none.
+        """
         return patches

@@ -41,7 +41,7 @@ class STTSConfig:
     """Zero-based ViT block whose output is scored. The block after it gets the key bias; pruning follows."""
     pool_width: int | None = field(default=None, compare=False, metadata=or_null(at_least(1)))
     """Side of a window in patches: what one LLM token reads. None: the host's own; another one is refused. A model
-    fills it in, so settings are equal whether or not one has."""
+    fills it in; comparing settings leaves it out."""
     policy: str = field(default="scorer", metadata=one_of(*POLICIES))
     """Who decides which windows go: "scorer" (learned), or one that is compared with it: "none", "random",
     "temporal" (change since the frame before), "reference" (change since a reference frame), "tome" (merging),
@@ -55,13 +55,13 @@ class STTSConfig:
     """Windows are ranked by (score_floor + score) * novelty ** novelty_power, novelty being 1 - cosine similarity to
     the same window earlier. At 0, as published, by the score alone."""
     novelty_since: float = field(default=0.0, metadata=between(0, 1, "[)"))
-    """Novelty is held against the last frame in which the window had changed by more than this, so that what comes
-    slowly adds up. At 0: against the frame before."""
+    """Novelty compares with the last frame in which the window had changed by more than this, so that slow changes
+    add up. At 0: with the frame before."""
     score_floor: float = field(default=0.05, metadata=at_least(0))
     """What a score of 0 still counts in that product, so that windows of no relevance rank by their novelty."""
     aux_across_videos: bool = False
-    """Hold the first frame of a video against the last one of the video before it in the batch, too. The published
-    code does; it teaches nothing, since first frames are always kept, and makes the loss depend on the batch."""
+    """Also compare the first frame of a video with the last one of the video before it in the batch. The published
+    code does. It teaches nothing, since first frames are always kept, and the loss then depends on the batch."""
     detach_targets: bool = False
     """Keep the auxiliary loss from reaching the ViT through its targets (the published code lets it)."""
     score_noise: float = field(default=0.0, metadata=at_least(0))
@@ -73,8 +73,8 @@ class STTSConfig:
     bias_norm: str = field(default="row", metadata=one_of("row", "frame"))
     """Min-max range of the key bias: "row" (each row of windows, as published) or "frame"."""
     bias_range: float = field(default=0.0, metadata=between(0, 1))
-    """Least range of scores that min-max stretches, in [0, 1]. At 0, as published, scores that are still close
-    together get biases as far apart as any, and gradients the larger the closer they are (docs/evidence.md)."""
+    """Least range of scores that min-max stretches, in [0, 1]. At 0, as published, close scores get biases as far
+    apart as any others, and the closer they are the larger their gradients (docs/evidence.md)."""
     position_ids: str = field(default="original", metadata=one_of("original", "compact"))
     """Positions of surviving tokens in the LLM: "original" (as before pruning) or "compact" (renumbered)."""
     attention: str = field(default="auto", metadata=one_of(*BACKENDS))
@@ -92,8 +92,8 @@ class STTSConfig:
     scorer_activation: str = "gelu"
     """Activation of the scorer's MLP. Published checkpoints: "silu"."""
     scorer_bias: float = -2.0
-    """Bias of a fresh scorer's last layer. Targets are mostly small, and from a score of 0.5 the auxiliary loss first
-    pulls all scores down together, which scrambles their order on the way (docs/learning.md)."""
+    """Bias of a fresh scorer's last layer. Targets are mostly small. From scores of 0.5 the auxiliary loss would
+    first pull all of them down together, which scrambles their order (docs/learning.md)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.scorer_hidden_dims, list):  # JSON brings a list
@@ -172,4 +172,4 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "two whole numbers, 1 or more, or None",
     ),
 }
-"""Types of the fields as they are written above: whether a value fits, and what it must be in words."""
+"""By a field's type, as written above: a test of its value, and in words what it must be."""

@@ -37,10 +37,10 @@ def decide(
     rounds: int,
     tokens: Tensor,
 ) -> Decision:
-    """Score, select and bias, the videos of one grid together.
+    """Score the windows, select which stay and bias the keys: the videos of one grid together.
 
     window_scores: what policy "given" ranks by; rounds: of merging, for policy "tome"; tokens: (S, D). Raises
-    ValueError for scores of other videos, and where windows that share patches would be merged.
+    ValueError for window_scores that do not fit the videos, and when windows to merge share patches.
     """
     prefix, groups = host.num_prefix, grouped(host, clips, tokens.device)
     keep = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)

@@ -1,8 +1,8 @@
 """Telling the attention of one block what to do beyond its arguments.
 
 Layers hand some of their arguments on to the attention function that a config names (attention.install): a mask, or
-any keyword. What a block should do rides there, so that threads, compiled blocks and checkpoints that run a block
-again each see what their own call was given. Layers that hand on nothing are told aside.
+any keyword. What a block should do travels there. So every call has its own: in threads, in compiled blocks, and
+where checkpointing runs a block again. Layers that hand on nothing are told aside, through a variable of the thread.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class _Compiled:
 
 _thread = _OfThread()
 _compiled = _Compiled()
-"""What compiled blocks read: a compiler takes a thread's own value for a constant. Blocks that are both compiled and
-told aside must therefore run in one thread at a time."""
+"""What compiled blocks read instead, as a compiler takes a thread's own value for a constant. Blocks that are
+compiled and told aside must therefore run in one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Route:
 
     kind: str
     place: int = 0
-    """Of the mask among the arguments behind the hidden states."""
+    """Where the mask stands among the arguments behind the hidden states."""
 
     @classmethod
     def of(cls, block: nn.Module) -> Route:
@@ -70,13 +70,13 @@ class Route:
 
 
 def hear() -> None:
-    """Said by the attention that was told something, so that a block whose attention does not listen is noticed."""
+    """Called by attention that read what it was told. check_heard notices a block whose attention never does."""
     if not torch.compiler.is_compiling():
         _thread.heard = True
 
 
 def check_heard(block: nn.Module) -> None:
-    """Raises ValueError unless attention has listened since the last check; compiled blocks are believed."""
+    """Raises ValueError unless attention has listened since the last check. Compiled blocks are not checked."""
     heard, _thread.heard = _thread.heard, False
     if not heard and "forward" not in vars(block) and block._compiled_call_impl is None:
         raise ValueError(
@@ -91,7 +91,7 @@ def told_aside() -> Any:
 
 
 class aside:  # noqa: N801
-    """A context, to be entered at will: tells the attention of the blocks that run in it, in this thread."""
+    """A context, which may be entered again: blocks that run in it, in this thread, are told `how`."""
 
     def __init__(self, how: Any) -> None:
         self.how = how
@@ -106,5 +106,5 @@ class aside:  # noqa: N801
 
 
 def carried() -> tuple[aside, aside]:
-    """context_fn of torch's checkpoint: a block that runs again is told aside what it was told before."""
+    """context_fn of torch's checkpoint: a block that runs again is told aside what it was told the first time."""
     return aside(_thread.how), aside(_thread.how)

@@ -27,9 +27,9 @@ class BatchLayout:
     video_rows: tuple[int, ...]
     """The batch row each video stands in."""
     grids: tuple[tuple[int, int], ...] = ()
-    """Rows and columns of patches of each video's frames; (): whoever asks knows, because all are the same."""
+    """Rows and columns of patches of each video's frames; (): all are the same, and the model knows them."""
     num_windows: int = 0
-    """Of all videos, before any is dropped; 0 where nobody counted."""
+    """Of all videos, before any is dropped. 0: not counted."""
 
     def kept_later(self, prune_ratio: float, unit: int) -> int:
         """Windows of all videos that survive pruning, first frames aside. unit: side of a window in patches."""
@@ -49,10 +49,11 @@ class BatchLayout:
         grids: Sequence[tuple[int, int]],
         tokens: Sequence[int],
     ) -> BatchLayout:
-        """The layout of videos of known sizes, the rest read off the tensors: one wait for the device.
+        """The layout of videos whose sizes are known. The rest is read off the tensors: one wait for the device.
 
-        placeholders: (B, L) bool, True at those of videos; attention_mask: (B, L) or None; frames, grids, tokens: of
-        each video, tokens being its placeholders. Raises ValueError when those of a row are not of whole videos.
+        placeholders: (B, L) bool, True at those of videos; attention_mask: (B, L) or None; frames, grids, tokens: T,
+        patch grid and placeholders of each video. Raises ValueError when the placeholders of a row do not make up
+        whole videos.
         """
         counts = [placeholders.sum(1)]
         if attention_mask is not None:

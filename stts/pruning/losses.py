@@ -61,7 +61,7 @@ def score_error(
 
 
 def weighted_lm_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of -log p of each label after the tokens before it.
+    """Weighted mean, over labels, of -log p of the label given the tokens before it.
 
     logits: (B, L, V); labels: (B, L) int64, -100 where there is none; weights: (B, L) float, of each label.
     """

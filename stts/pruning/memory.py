@@ -1,4 +1,4 @@
-"""Where the patches of a batch lie in a ViT's memory: videos of one patch grid together, cells of a grid by place.
+"""Where the patches of a batch lie in a ViT's memory. Videos of one patch grid are taken together.
 
 To the scorer, the policies and the bias the videos of one grid are (F, N, D), whatever order memory has.
 """
@@ -62,8 +62,8 @@ class Group:
     frames: list[int]
     grid: Grid
     patches: Tensor | None
-    """(F, n) place in memory of each patch that some window reads; None: memory holds them, behind each frame's
-    prefix, and nothing else."""
+    """(F, n) place in memory of each patch that some window reads. None: behind each frame's prefix memory holds just
+    these."""
     inverse: Tensor
     """(N,) number among the n patches of each cell: cells may share a patch."""
     first: Tensor
@@ -75,14 +75,14 @@ class Group:
     run: list[int] | None = None
     """Policy "uniform": the frames that run, of the F."""
     keep: Tensor | None = None
-    """(F, W) bool, like scores (F, W) and scored (F, N, D) not there before the run has decided."""
+    """(F, W) bool. None until the run has decided, like scores (F, W) and scored (F, N, D)."""
     scores: Tensor | None = None
     scored: Tensor | None = None
     owner: Tensor | None = None
     """(F * W,) policy "tome": the window each merges into."""
     ran: Tensor | None = None
     targets: Tensor | None = None
-    """(F, W) what ran to the end, and what the auxiliary loss holds the scores against, once asked for."""
+    """(F, W) each: which windows ran to the end, and the targets of the auxiliary loss. None until asked for."""
 
     @property
     def shared(self) -> bool:
@@ -96,7 +96,7 @@ class Group:
         return tokens[self.patches[:, self.inverse]]
 
     def put(self, tokens: Tensor, values: Tensor, prefix: int) -> Tensor:
-        """(S, ...) with the patches' values, (F, N, ...) by cell, in place of what stood there: a new tensor."""
+        """A copy of tokens, (S, ...), in which patches have the values given by cell, (F, N, ...)."""
         if self.patches is None:
             before = tokens.unflatten(0, (sum(self.frames), -1))[:, :prefix]
             return torch.cat([before, values.to(tokens)], 1).flatten(0, 1) if prefix else values.flatten(0, 1)
@@ -113,7 +113,7 @@ class Group:
         return kept.bool()[:, self.inverse]
 
     def count(self, unit: int, prune_ratio: float) -> tuple[int, int]:
-        """How many tokens are kept at most, of frames that run, and by how many that may be too high."""
+        """An upper bound on the tokens kept of frames that run, and by how many it may be too high."""
         frames, windows = sum(self.frames), self.keep.shape[1]
         kept = frames * windows - sum(num_dropped(t, windows, prune_ratio) for t in self.frames)
         width, read = unit**2, len(self.first)
@@ -122,7 +122,7 @@ class Group:
         return most, run * (windows * width - read)  # padded cells hold no patch, shared ones one for several
 
     def windows_of(self, tokens: Tensor, unit: int, prefix: int) -> Tensor:
-        """(S,) of all tokens -> (F, W), what one patch of each window has."""
+        """(S,) a value of every token -> (F, W) of every window: that of one of its patches."""
         cells = self.take(tokens[:, None], prefix)[..., 0]
         return cells[:, window_index(self.grid, unit).amax(1).to(cells.device, non_blocking=True)]
 

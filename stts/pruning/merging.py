@@ -1,7 +1,7 @@
 """Policy "tome": windows are merged into others like them instead of being dropped.
 
-Token Merging (Bolya et al. 2023, arXiv 2210.09461), made to end at the budget of a pruned video with windows whole,
-as the adapter pools whole ones:
+Token Merging (Bolya et al. 2023, arXiv 2210.09461), changed to end at the budget of a pruned video and to keep
+windows whole, as the adapter pools whole windows:
 
 - Bipartite soft matching as in the paper: every other token is a source, the rest are targets, each source finds the
   target most like it by cosine, and the r best pairs merge, r constant from round to round. A token here is a window,
@@ -78,8 +78,8 @@ def _most_similar(sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def merge(x: Tensor, owner: Tensor, grid: Grid, pool_width: int) -> Tensor:
     """Patches of windows that stay -> the means of all that merged into them, patch by patch.
 
-    x: (F, N, D); owner: (F * W,) of match_windows. Where a grid was padded, a patch of a member without a partner in
-    the window that stays is left out. Returns (F, N, D); a window that did not stay is 0 in it.
+    x: (F, N, D); owner: (F * W,) of match_windows. In a padded grid a member's patch is left out where the window
+    that stays has padding at its place. Returns (F, N, D); a window that did not stay is 0 in it.
     """
     sums = _add_up(to_windows(x.float(), grid, pool_width), owner)
     sizes = merged_sizes(owner, x.shape[:2], grid, pool_width)

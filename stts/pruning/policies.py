@@ -51,9 +51,10 @@ class View:
 
 
 def choose(view: View) -> tuple[Tensor, Tensor]:
-    """Which windows stay, (F, W) bool, and by which scores, (F, W) float32: the highest of each video do.
+    """Which windows stay, (F, W) bool, and their scores, (F, W) float32.
 
-    While a scorer trains, config.score_noise blurs what is ranked, not the scores that are returned.
+    The highest of each video stay. A scorer's are ranked after config.novelty_power and, in training,
+    config.score_noise have changed them; the scores that are returned are the scorer's own.
     """
     config = view.config
     if config.policy == "scorer":
@@ -70,11 +71,10 @@ def choose(view: View) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def with_novelty(scores: Tensor, view: View) -> Tensor:
-    """What the scorer's windows are ranked by beside their novelty n: (b + s) / (1 + b) * n ** power, (F, W) in [0,
-    1].
+    """Scores s and novelty n as one ranking: (b + s) / (1 + b) * n ** power, (F, W) in [0, 1], b the floor.
 
-    What is relevant and new comes first, copies of it go behind what is neither (n ** 2 is far below the floor b),
-    and among windows of no relevance the new ones lead.
+    What is relevant and new comes first. Copies of it come behind all that is new, relevant or not, as their n ** 2
+    is far below b. Among windows of no relevance the new ones lead.
     """
     config = view.config
     with torch.autocast(view.features.device.type, enabled=False):
@@ -107,9 +107,8 @@ def change_since(view: View, least: float) -> Tensor:
     """
     frames = torch.tensor(view.frames_per_video)
     starts, longest = frames.cumsum(0) - frames, max(view.frames_per_video)
-    order = (
-        torch.arange(longest)[:, None].minimum(frames - 1) + starts
-    )  # (T, V), the last frame again and again
+    # (T, V): where a video has ended, its last frame again and again
+    order = torch.arange(longest)[:, None].minimum(frames - 1) + starts
     scores, seen = [], None
     for rows in order.to(view.features.device, non_blocking=True):
         windows = window_features(view.features.detach().index_select(0, rows), view.pool_width, view.grid)
@@ -168,10 +167,10 @@ TEMPERATURE = 0.01
 def vidcom2(view: View) -> Tensor:
     """VidCom2 (Liu et al., EMNLP 2025, arXiv 2505.14454), after its published code where the paper says less.
 
-    On the half of the channels that vary least, tokens x of length 1: g(x, c) = sum over SCALES of
-    exp(-|x - c|^2 / (2 scale)) says how close a token is to the mean c of the video (v) or of its frame (f). Frame t
-    gets K/T * (1 + p_t - 1/T) of the K tokens kept, at least 1 and at most all W, p = softmax(-mean v / 0.01): unlike
-    the video, more. Within a frame those of lowest v + f stay.
+    On the half of the channels that vary least, tokens x of length 1: g(x, c) = sum over SCALES of exp(-|x - c|^2 /
+    (2 scale)) says how close a token is to the mean c of the video (v) or of its frame (f). Frame t gets K/T * (1 +
+    p_t - 1/T) of the K tokens kept, at least 1 and at most all W, where p = softmax(-mean v / 0.01): frames unlike
+    the video get more. Within a frame the tokens of lowest v + f stay.
 
     The score is that budget less the token's rank in its frame, so the K best are the frames' budgets, all shifted by
     the one number that makes them add up to K; the published code rounds each by itself and keeps about K.
@@ -209,10 +208,10 @@ def uniform(view: View) -> Tensor:
 
 
 def kept_evenly(frames_per_video: Sequence[int], windows: int, prune_ratio: float) -> list[list[int]]:
-    """The windows that each frame of a batch keeps under policy "uniform", known before any pixel is.
+    """The windows that each frame of a batch keeps under policy "uniform". No pixel is needed to know.
 
-    All of them or none, but for the last frame kept of a video: as many as are left over, evenly spaced. Where two
-    frames or more are kept, the first and the last of the video are among them.
+    A frame keeps all of its windows or none. Only the last frame kept of a video may keep a part: what is left of the
+    budget, evenly spaced. Where two frames or more are kept, the first and the last of the video are among them.
     """
     kept_of: list[list[int]] = [[] for _ in range(sum(frames_per_video))]
     start = 0

@@ -22,8 +22,8 @@ from .selection import num_kept_later
 EPS = 1e-6
 """How close to 0 and 1 a score counts as."""
 SUMS = ("count", "sum", "squares", "scores", "score_squares", "products", "loss")
-"""What `Relevance.sums` holds, over windows of later frames that were kept and have a relevance: how many they are,
-sums of it and of its squares, of their scores and theirs, of the products of both, and of the cross-entropies."""
+"""What `Relevance.sums` holds: sums over the kept windows of later frames that have a relevance r, s being their
+score: of 1, r, r^2, s, s^2, r s, and the cross-entropy."""
 
 
 def is_taught(config: STTSConfig) -> bool:
@@ -36,8 +36,8 @@ class Relevance:
     """What the tokens of one forward pass teach, and, after its backward pass, what they taught."""
 
     loss: Tensor
-    """() 0, whatever the cross-entropy is, which only the backward pass can tell: its gradient is what teaches.
-    Scaled, it scales that, like any loss."""
+    """() Always 0: the cross-entropy is not known before the backward pass. Its gradient is what teaches. Scaling
+    this loss scales that gradient, as for any loss."""
     heard: list[Tensor]
     """The sums of each backward pass."""
 
@@ -67,7 +67,7 @@ class Windows:
 
     @property
     def later(self) -> Tensor:
-        """(M,) bool, True but in first frames, which no score decides about."""
+        """(M,) bool, False in first frames, which stay whatever their score."""
         parts = [torch.arange(frames * windows) >= windows for frames, windows in self.sizes]
         return torch.cat(parts).to(self.keep.device, non_blocking=True)
 
@@ -83,9 +83,9 @@ def teach(
     """The tokens that enter the LLM, unchanged, and what they teach the scorer once the loss has gone backward.
 
     tokens: (K, D); scores: (F, W) in [0, 1], or (T, W) of each video; keep: bool, a flag a window; of_token: (K,)
-    int64, the window behind each token, counted through all videos, -1: none; sizes: T and W of each video. The
-    loss is the mean over kept windows of later frames. A video without any gradient teaches nothing, but counts.
-    None for the second where the settings ask for no relevance.
+    int64, the window behind each token, counted through all videos, -1: none; sizes: T and W of each video. The loss
+    is the mean over kept windows of later frames. A video without any gradient teaches nothing, but counts in that
+    mean. The second is None where the settings ask for no relevance.
     """
     if not is_taught(config):
         return tokens, None

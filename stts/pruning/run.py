@@ -1,7 +1,8 @@
 """One pruned pass through a host's own vision model: its loop over blocks stays as it is, its blocks do not.
 
-Up to insert_after a block sees every patch; the next one does with the scores as a key bias; all later ones see
-survivors, each attending within what the host lets it. Policy "uniform" runs on fewer frames from the start.
+Blocks up to insert_after see every patch. The next one does, too, with the scores as a key bias. All later ones see
+survivors, which attend to the survivors that the host lets them see. Policy "uniform" runs on fewer frames from the
+start.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Run(Pass):
         """config.pool_width is the clips' unit. window_scores: for policy "given", (F, W), or (T, W) of each video;
         collect: the zero-based blocks whose outputs are wanted of kept tokens, in `collected`.
 
-        Raises ValueError for a policy that drops nothing in a vision model, and settings a host's memory cannot take.
+        Raises ValueError for a policy that drops nothing in a vision model, and for settings that do not go with how
+        the host lays out its patches.
         """
         if config.stage not in ("frames", "vit"):
             raise ValueError(
@@ -49,9 +51,8 @@ class Run(Pass):
             )
         if len(set(clips.grids)) > 1 and config.put_back:
             raise ValueError("put_back is True, must be False where videos have frames of different sizes")
-        super().__init__(
-            host, collect
-        )  # (K, D) each; all tokens' until the prune, so none is held for nothing
+        # collected: (K, D) each; all tokens' until the prune, so none is held for nothing
+        super().__init__(host, collect)
         self.clips, self.config, self.scorer = clips, config, scorer
         self.window_scores = window_scores
         self.route = Route.of(next(nn.ModuleList.__iter__(host.blocks)))
@@ -118,7 +119,7 @@ class Run(Pass):
         return runs
 
     def _pack(self, keep: Tensor) -> None:
-        """Plan the survivors' places; how many there are at most, the host knows."""
+        """Plan the survivors' places, at most as many as _count says, so that nothing is read from the device."""
         count, filler = self._count()
         order = keep.logical_not().byte().argsort(stable=True)
         self.running = keep
@@ -134,14 +135,14 @@ class Run(Pass):
             self.before = F.pad(self.running.cumsum(0), (1, 0))
 
     def _count(self) -> tuple[int, int]:
-        """How many tokens run on at most, and by how many that may be too high."""
+        """An upper bound on the tokens that run on, and by how many it may be too high."""
         if self.config.stage == "frames":
             return sum(len(group.run) * group.size for group in self.groups), 0
         counts = [group.count(self.clips.unit, self.config.prune_ratio) for group in self.groups]
         return sum(most for most, _ in counts), sum(filler for _, filler in counts)
 
     def _survivors(self, x: Tensor) -> Tensor:
-        """Leave the dropped tokens behind: what the first block that does not see them takes."""
+        """The input of the first block that sees survivors alone."""
         if self.config.stage == "frames" and len(self.shape) == 2 and self.shape[0] > 1:
             return self._frames_that_run(x)
         x = self._merged(x).reshape(-1, x.shape[-1]).index_select(0, self.index)
@@ -152,7 +153,7 @@ class Run(Pass):
         return x.index_select(0, torch.tensor(self.groups[0].run).to(x.device, non_blocking=True))
 
     def _of_frames(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A block's keywords, those that have an entry for every token with only those of frames that run."""
+        """A block's keywords; those with an entry for every token are cut to the frames that run."""
 
         def pick(x: Any) -> Any:
             return self._frames_that_run(x) if isinstance(x, Tensor) and x.shape[:2] == self.shape else x
@@ -181,7 +182,8 @@ class Run(Pass):
         return sizes[self.index].log()
 
     def dense(self, x: Tensor) -> Tensor:
-        """Survivors (K, D) -> all tokens as the host shaped them, 0 where one was dropped; others as they are."""
+        """Survivors (K, D) -> all tokens, shaped as the host has them, 0 where one was dropped. Other x as they
+        are."""
         rows = x.shape[:-1].numel()
         if rows == self.shape.numel():
             return self._merged(x)
@@ -211,7 +213,8 @@ class Run(Pass):
         return self.host.for_survivors(kwargs, self.index) if survivors else kwargs, ragged
 
     def _segments(self, cu_seqlens: Tensor | None, max_seqlen: int | None, survivors: bool) -> Ragged:
-        """The segments of a block that got these, over all tokens or the survivors."""
+        """The segments that a block attends within, from those that the host gave it, over all tokens or the
+        survivors."""
         key = (id(cu_seqlens), survivors)
         if key not in self._ragged:
             packing = self._packing(cu_seqlens, max_seqlen, survivors)
@@ -252,7 +255,7 @@ class Run(Pass):
         return plan_packing(self.kept_tokens.view(-1, group.size), *count)
 
     def kept(self, x: Tensor, packing: Packing) -> Tensor:
-        """What the blocks say of tokens that ran -> (K, D), those of kept windows. packing: kept_packing."""
+        """Outputs of the blocks for tokens that ran -> (K, D), those of kept windows. packing: kept_packing."""
         x = x.flatten(0, -2)
         if self.config.stage == "vit" and not self.config.put_back:
             return x[: len(packing.index)]
@@ -269,8 +272,8 @@ class Run(Pass):
         return torch.where(patches >= 0, places, -1)
 
     def ran(self) -> Tensor:
-        """(all windows,) bool, video by video: those whose patches ran to the end. All that are kept did; where whole
-        frames run, others, too."""
+        """(all windows,) bool, video by video: True where a window's patches ran to the end. Kept ones did; where
+        whole frames run, others did, too."""
         for group in self.groups:
             group.ran = group.windows_of(self.running, self.clips.unit, self.host.num_prefix)
         return torch.cat([windows.flatten() for windows in self.by_video("ran")])

@@ -28,7 +28,7 @@ def num_dropped(frames: int, windows: int, prune_ratio: float) -> int:
 
 
 def num_kept_later(sizes: Iterable[tuple[int, int]], prune_ratio: float) -> int:
-    """Windows that survive of videos of these T and W, first frames aside: those that some score kept."""
+    """Windows of later frames that survive, in videos of these (T, W): those that stay for their score."""
     return sum((t - 1) * w - num_dropped(t, w, prune_ratio) for t, w in sizes)
 
 
@@ -38,11 +38,10 @@ def select_windows(
 ) -> Tensor:
     """Keep the best windows of each video, ranked over all its frames together (paper section 3).
 
-    scores: (F, W), F frames of all videos one after the other; frames_per_video: T of each, summing to F;
-    prune_ratio in [0, 1); first_frame_whole: False ranks a video's first frame like the others, else all of it
-    stays. Returns the keep mask (F, W) bool, True = keep. Exactly num_dropped windows of each video go. Among equal
-    scores the earliest window goes first; NaN counts as the highest score. Raises ValueError when frames_per_video
-    does not fit.
+    scores: (F, W), F frames of all videos one after the other; frames_per_video: T of each, summing to F; prune_ratio
+    in [0, 1); first_frame_whole: True keeps all of a video's first frame, False ranks it like the others. Returns the
+    keep mask (F, W) bool, True = keep. Exactly num_dropped windows of each video go. Among equal scores the earliest
+    window goes first; NaN counts as the highest score. Raises ValueError when frames_per_video does not fit.
     """
     check_frames(len(scores), frames_per_video)
     keep = torch.ones_like(scores, dtype=torch.bool)

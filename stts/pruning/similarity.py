@@ -1,4 +1,4 @@
-"""How alike a window and the same window one frame earlier are, in memory of one number a window."""
+"""How alike a window and the same window one frame earlier are, keeping one number a window in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .windows import Grid, resolve_grid, spread, to_windows
 
 FRAMES_AT_ONCE = 16
-"""Of the temporaries in float32, whatever the length of the video."""
+"""Frames that exist in float32 at a time, however long the video is."""
 EPS = 1e-12
 """Least norm of a window, that of F.normalize."""
 

@@ -1,4 +1,4 @@
-"""Videos after the ViT and the adapter: what the LLM takes of them, whatever is asked about them."""
+"""Videos behind the ViT and the adapter, as the LLM takes them whatever is asked."""
 
 from __future__ import annotations
 

@@ -79,9 +79,9 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of a step, then remove all but the newest `keep`. Returns its folder.
 
-    rng_states: of rng_state, one for each process; card: text of model/README.md; write: called with the folder, to
-    store weights and optimizer state in another form (stts/train/saving.py). A checkpoint of this step that is there
-    already stays. Raises OSError when it cannot be written.
+    rng_states: what rng_state gave, one for each process; card: text of model/README.md; write: called with the
+    folder, to store weights and optimizer state in another form (stts/train/saving.py). A checkpoint of this step
+    that is there already stays. Raises OSError when it cannot be written.
     """
     folder = checkpoint_path(output_dir, progress.step)
     if not (folder / "progress.json").exists():  # else the run was stopped again before its next step
@@ -214,7 +214,7 @@ def load_checkpoint(
 def rng_state() -> dict:
     """The state of every generator that training draws from, in this process.
 
-    Only of such values as torch.load takes with weights_only=True.
+    It holds only values that torch.load takes with weights_only=True.
     """
     import numpy as np
     import torch

@@ -2,8 +2,8 @@
 
 An adapter folder is one of peft's: adapter_config.json and adapter_model.safetensors. Modules that were trained
 beside the LLM (scorer, pooling, ViT) are in it whole, as modules_to_save, so that peft brings all of them, too; with
-them are config.json, the tokenizer and a README. It loads like a model folder, as long as the weights it was trained
-on are where adapter_config.json says (base_model_name_or_path).
+them are config.json, the tokenizer and a README. It loads like a model folder, as long as adapter_config.json
+(base_model_name_or_path) says where the weights are that it was trained on.
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ def measure(out: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
     """Sums over the windows of a forward pass: () float64 each, on its device.
 
     kept, windows: kept and all windows; score_count, score_sum, score_squares: number of scores, their sum, the sum
-    of their squares; target_...: the same of the targets they are held against. out: the model's; what it says of
-    windows is (F, W), or (T, W) of each video. Scores and targets are those of frames with a frame before them: only
-    they decide.
+    of their squares; target_...: the same of the targets they are held against. out: the model's; its windows are (F,
+    W), or (T, W) of each video. Scores and targets of first frames are left out, as they decide nothing.
     """
     frames = batch["layout"].frames_per_video
     if out.keep_windows is None:

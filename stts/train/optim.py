@@ -17,8 +17,8 @@ POSITIONS = ("positional_embedding", "pos_embed.weight")
 
 
 def parts_of(model: nn.Module) -> Mapping[str, tuple[str, ...]]:
-    """How the names of each part's parameters begin, as the description of a pruning or plain model says; one that
-    nobody has described is all LLM."""
+    """How the names of each part's parameters begin, as the host of a pruning or plain model says. A model without a
+    host is all LLM."""
     described = getattr(model, "host_type", None) or host_of(type(model))
     return {} if described is None else described(model).parts
 
@@ -34,8 +34,8 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def freeze(model: nn.Module, rates: LearningRates) -> None:
-    """Parameters of parts with learning rate 0 get no gradient, nor do those of an LLM with adapters, adapters aside;
-    all others do."""
+    """Take gradients from the parts with learning rate 0 and from an LLM with adapters, but not from the adapters.
+    All other parameters get them."""
     names = [name for name, _ in model.named_parameters()]
     adapted, parts = any(is_adapter(name) for name in names), parts_of(model)
     for name, parameter in model.named_parameters():

@@ -39,8 +39,8 @@ SHARDS = "shards"
 
 
 def units(model: nn.Module) -> list[nn.Module | list[nn.Module]]:
-    """What is gathered and freed at a time: each ViT block, the scorer, the adapter, each LLM layer. Embeddings, norm
-    and head stay with the model itself."""
+    """What is gathered and freed at a time: each ViT block, the scorer, the adapter, each LLM layer. Embeddings, last
+    norm and head are gathered with the model itself."""
     host = model.host
     adapter = [model.get_submodule(path) for path in host.adapter_at]
     adapter = [part for one in adapter for part in (one if isinstance(one, nn.ModuleList) else [one])]

@@ -68,7 +68,7 @@ def check_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
 
 
 def defaults_of_later() -> dict[str, Any]:
-    """Settings that earlier versions did not have, and what these did instead."""
+    """Settings that earlier versions did not have, with the values that describe what these did."""
     found = {
         f"{group}.{field.name}": field.default
         for group, cls in (("stts", STTSConfig), ("data", SyntheticSpec))

@@ -22,7 +22,7 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, as shells expect; 0 after SIGTERM, with which schedulers end a job orderly."""
+        """130 after Ctrl-C, as shells expect; 0 after SIGTERM, by which schedulers end a job in good order."""
         return 130 if self.signum == signal.SIGINT else 0
 
 

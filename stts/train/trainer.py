@@ -98,7 +98,7 @@ class Trainer:
         return load_checkpoint(checkpoint, self.plain_model, self.optimizer, rank, self.saver.reader())
 
     def plan(self, num_examples: int) -> TrainConfig:
-        """The settings with max_steps filled in, where they count epochs: steps done and those that are left.
+        """The settings with max_steps filled in where they count epochs: steps done plus those that are left.
 
         num_examples: of the data, thus of an epoch.
         """
@@ -113,7 +113,7 @@ class Trainer:
 
     @property
     def turn(self) -> float:
-        """Steps done, counted in steps of the size that they had when the run began; the schedule goes by these."""
+        """Steps done, counted in steps of the size with which the run began. The schedule goes by these."""
         done = self.progress
         return done.examples / done.step_size if done.step_size else done.step
 

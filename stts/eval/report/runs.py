@@ -76,13 +76,13 @@ class EvaluatedRun:
         return Share.of(self.results)
 
     def mean(self, key: str) -> float | None:
-        """Of a number that some records have; None where none has."""
+        """The mean of a number that some records have. None where none has it."""
         values = [record[key] for record in self.records if record.get(key) is not None]
         return fmean(values) if values else None
 
     @property
     def groups(self) -> dict[str, dict[str, Share]]:
-        """Accuracy by kind of group and label; kinds that tell nothing, with one label, are left out."""
+        """Accuracy by kind of group and label. Kinds with a single label tell nothing and are left out."""
         kinds = {"category": self.results["by_category"], "duration": self.results["by_duration"]}
         return {
             kind: {label: Share.of(counts) for label, counts in labels.items()}
@@ -166,7 +166,8 @@ def name_runs(runs: Sequence[EvaluatedRun]) -> list[str]:
 
 
 def _differ(runs: Sequence[EvaluatedRun], key: str) -> bool:
-    """Whether runs, of one benchmark where the setting belongs to it, differ in a setting."""
+    """Whether runs differ in a setting. One that belongs to the benchmark is compared among runs of the same
+    benchmark."""
     kinds = {run.benchmark if key in OF_BENCHMARK else "" for run in runs}
     values = {(run.benchmark if key in OF_BENCHMARK else "", repr(run.settings[key])) for run in runs}
     return len(values) > len(kinds)

@@ -49,8 +49,8 @@ class Cost:
 
 
 def cost_of(model: nn.Module, processor: Processor, run: EvalRun, sweep: SweepConfig) -> dict[str, Any]:
-    """The cost of an evaluated cell: read from its cost.json where that was measured alike on this device, else
-    measured, on questions whose video could be read, and written there."""
+    """The cost of an evaluated cell. Read from its cost.json where that was measured in the same way on this device;
+    else measured, on questions whose video could be read, and written there."""
     path = run.folder / "cost.json"
     wanted = {"videos": sweep.cost_videos, "repeats": sweep.cost_repeats, "device": device_name(model.device)}
     if path.is_file():
@@ -95,7 +95,8 @@ def measure_cost(
 
 
 def device_name(device: torch.device) -> str:
-    """In words, a CPU with the threads that torch may use: seconds of two devices are not to be compared."""
+    """The device in words, a CPU with the threads that torch may use. Seconds of different devices cannot be
+    compared."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {device.type}, {torch.get_num_threads()} threads"

@@ -39,7 +39,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
 def questions_of(row: Row, withheld: Collection[str] = ()) -> Iterator[Row]:
     """The questions that a row about a video lists under "qa", each with the row's own columns.
 
-    withheld: answers that say that there is none; such questions are left out.
+    withheld: answers that mean that the answer is not public; such questions are left out.
     """
     video = {key: value for key, value in row.items() if key != "qa"}
     for entry in row["qa"]:
