@@ -301,12 +301,6 @@ def test_a_processor_that_cannot_work(kwargs, message):
         make_processor(**kwargs)
 
 
-def test_a_template_that_rewrites_earlier_turns():
-    template = "{{ messages | length }}" + CLOSED
-    with pytest.raises(ValueError, match="rewrites the first 1 turns"):
-        make_processor(template=template)(LONG)
-
-
 @pytest.mark.parametrize(
     ("template", "times"), [(BODY.replace("VIDEO", "false"), 0), ("<|video|>" + CLOSED, 2)]
 )
