@@ -253,6 +253,19 @@ class Host:
         adapter = tuple(f"{path}." for path in self.adapter_at)
         return {"scorer": (f"{vision}scorer.",), "adapter": adapter, "vision": (vision,)}
 
+    def behind(self, layer: int | Sequence[int]) -> tuple[str, ...]:
+        """How the names of the blocks begin that stand behind the last one whose output is read. layer: as
+        transformers counts hidden states, 0 in front of all blocks."""
+        layers, count = [layer] if isinstance(layer, int) else layer, len(self.blocks)
+        last = max(number if number >= 0 else count + 1 + number for number in layers)
+        return tuple(f"{self.vision_at}.{self.blocks_at}.{number}." for number in range(last, count))
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """How the names of parameters begin that no video and no text reaches, such as blocks behind the one that is
+        read. Training leaves them as they are: nobody may wait for their gradient."""
+        return ()
+
     def settle(self, stts: STTSConfig) -> STTSConfig:
         """The settings as this host takes them, pool_width filled in. Raises ValueError for those it cannot take."""
         if self.mrope and stts.position_ids == "compact":

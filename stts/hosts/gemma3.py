@@ -14,6 +14,10 @@ class Gemma3(FrameImages):
     def unit(self) -> int:
         return self.model.base_model.multi_modal_projector.kernel_size
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        return (f"{self.vision_at}.head.",)
+
     def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if inputs.get("token_type_ids") is None and inputs.get("mm_token_type_ids") is not None:
             inputs = inputs | {"token_type_ids": inputs["mm_token_type_ids"]}

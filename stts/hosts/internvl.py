@@ -18,5 +18,10 @@ class InternVL(FrameImages):
     def unit(self) -> int:
         return round(1 / self.model.config.downsample_ratio)
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        layer = self.model.config.vision_feature_layer
+        return () if layer == -1 else (*self.behind(layer), f"{self.vision_at}.layernorm.")
+
     def floats(self, pixels: Tensor) -> Tensor:
         return IMAGENET(pixels, channels=-3)

@@ -28,6 +28,10 @@ class LlavaNextVideo(LlavaOnevision):
     def tokens_across(self) -> int:
         return self.side // self.unit
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        return (*super().unread, "model.image_newline")  # which stands between rows of images alone
+
     def cells(self, grid: Grid) -> Tensor:
         return (torch.arange(grid[0])[:, None] * self.side + torch.arange(grid[1])).flatten()
 

@@ -43,6 +43,11 @@ class LlavaOnevision(Host):
     def frame_grid(self) -> Grid:
         return (self.tokens_across * self.unit,) * 2
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        norm_and_head = (f"{self.vision_at}.post_layernorm.", f"{self.vision_at}.head.")
+        return self.behind(self.model.config.vision_feature_layer) + norm_and_head
+
     def accept(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs, key = super().accept(inputs), self.keys[0]
         if (

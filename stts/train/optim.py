@@ -34,14 +34,16 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def freeze(model: nn.Module, rates: LearningRates) -> None:
-    """Take gradients from the parts with learning rate 0 and from an LLM with adapters, but not from the adapters.
-    All other parameters get them."""
+    """Take gradients from the parts with learning rate 0, from what no video and no text reaches, and from an LLM
+    with adapters, but not from the adapters. All other parameters get them."""
     names = [name for name, _ in model.named_parameters()]
     adapted, parts = any(is_adapter(name) for name in names), parts_of(model)
+    unread = model.host.unread if hasattr(model, "host") else ()
     for name, parameter in model.named_parameters():
         group = group_of(name, parts)
         replaced = adapted and group == "llm" and not is_adapter(name)
-        parameter.requires_grad_(getattr(rates, group) > 0 and not replaced)
+        left = replaced or name.startswith(unread)
+        parameter.requires_grad_(getattr(rates, group) > 0 and not left)
 
 
 def parameter_groups(model: nn.Module, rates: LearningRates, weight_decay: float) -> list[dict]:

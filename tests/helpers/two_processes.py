@@ -36,21 +36,23 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "text": {"seed": 10, "epochs": 1.25, "save_every": 2},  # by this seed the third step is of text alone
     "bf16": {"parallel": FSDP, "mixed_precision": "bf16", "max_steps": 1},
-    "qwen3_vl": {},
-    "qwen3_vl_fsdp": {"parallel": FSDP},
+    "qwen3_vl": {"model": "qwen3_vl"},
+    "qwen3_vl_fsdp": {"model": "qwen3_vl", "parallel": FSDP},
+    "unread": {"model": "llava_next_video", "max_steps": 3},  # whose last ViT block nobody reads
+    "unread_fsdp": {"model": "llava_next_video", "max_steps": 3, "parallel": FSDP},
 }
-"""What each run has in its settings; under "stts" those of pruning. The last two train the Qwen3-VL beside the
-annotations."""
+"""What each run has in its settings; under "stts" those of pruning; "model": the folder, beside the
+annotations, of what is trained in place of the tiny Molmo2."""
 
 
 def run(case: str, inputs: tuple[Path, Path, Path], output_dir: Path, **changes: Any) -> None:
     """One run. inputs: model folder, annotations, root; changes: settings of TrainConfig."""
     folder, annotations, root = inputs
-    if case.startswith("qwen3_vl"):
-        folder = annotations.parent / "qwen3_vl"
     defaults = {"max_steps": 5, "warmup_steps": 2, "num_workers": 0, "save_every": 0, "batch_size": 1}
     settings = defaults | CASES[case] | changes
     stts = STTSConfig(**settings.pop("stts", {}))
+    if name := settings.pop("model", None):
+        folder = annotations.parent / name
     config = TrainConfig(**settings)
     torch.manual_seed(0)  # of the fresh scorer
     model, processor = load_model(ModelSpec(str(folder)), stts)

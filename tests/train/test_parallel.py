@@ -27,12 +27,13 @@ from stts.train.run_folder import newest_checkpoint
 from stts.train.tracking import Tracker
 from tests.helpers.killed_pair import ALONE, KILLS
 from tests.helpers.paths import TESTS
+from tests.helpers.tiny_families import make_tiny_family
 from tests.helpers.two_processes import CASES, draw_nothing, mean_logit, run
 
 pytestmark = pytest.mark.slow
 COMPARED = ("loss", "lm_loss", "aux_loss", "grad_norm", "kept", "score_mean", "score_std", "lr")
 Inputs = tuple[Path, Path, Path]
-SHARDED = {"ddp": "fsdp", "qwen3_vl": "qwen3_vl_fsdp"}
+SHARDED = {"ddp": "fsdp", "qwen3_vl": "qwen3_vl_fsdp", "unread": "unread_fsdp"}
 """Cases that differ in whether weights are sharded, and in nothing else."""
 
 
@@ -43,8 +44,8 @@ def no_curves(monkeypatch):
 
 @pytest.fixture(scope="module")
 def inputs(tiny_folder: Path, tiny_qwen3_vl_folder: Path, clips: Path, tmp_path_factory) -> Inputs:
-    """Model, annotations, root; a Qwen3-VL beside the annotations. Besides videos there are text alone and a video of
-    one frame, which loses nothing."""
+    """Model, annotations, root; other models beside the annotations. Besides videos there are text alone and a video
+    of one frame, which loses nothing."""
     rows = [json.loads(line) for line in (clips / "train.jsonl").read_text().splitlines()]
     rows[1] |= {"start": 0.0, "end": 0.01}
     for colour in ("red", "blue"):
@@ -52,6 +53,7 @@ def inputs(tiny_folder: Path, tiny_qwen3_vl_folder: Path, clips: Path, tmp_path_
     path = tmp_path_factory.mktemp("rows") / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     shutil.copytree(tiny_qwen3_vl_folder, path.parent / "qwen3_vl")
+    make_tiny_family("llava_next_video", path.parent / "llava_next_video")
     return tiny_folder, path, clips
 
 
@@ -101,7 +103,7 @@ def test_the_data_brings_the_processes_out_of_step(inputs):
     assert any(1 in pair and len(pair) == 2 for pair in pairs)
 
 
-@pytest.mark.parametrize("case", ["ddp", "lora", "text", "qwen3_vl"])
+@pytest.mark.parametrize("case", ["ddp", "lora", "text", "qwen3_vl", "unread"])
 def test_two_processes_learn_what_one_learns_from_the_same_examples(pair, inputs, tmp_path, case):
     run(case, inputs, tmp_path, batch_size=2, parallel=ParallelConfig())
     for name in {case, SHARDED.get(case, case)}:
