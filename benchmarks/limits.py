@@ -153,6 +153,15 @@ SIZES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
             "scale_factor": 3,
         },
     ),
+    "idefics3_8b": (
+        "Idefics3",
+        (26, 26),
+        {
+            "vision_config": SIGLIP | {"image_size": 364, "patch_size": 14},
+            "text_config": llm(4096, 14336, 32, 32, 8, 128259, model_type="llama"),
+            "scale_factor": 2,
+        },
+    ),
     "gemma3_4b": (
         "Gemma3",
         (64, 64),
@@ -160,6 +169,17 @@ SIZES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
             "vision_config": SIGLIP | {"image_size": 896, "patch_size": 14, "vision_use_head": False},
             "text_config": llm(2560, 10240, 34, 8, 4, 262208, head_dim=256, sliding_window=1024),
             "mm_tokens_per_image": 256,
+        },
+    ),
+    "gemma4_e4b": (
+        "Gemma4",
+        (18, 33),
+        {
+            "vision_config": {},
+            "text_config": llm(
+                2560, 10240, 42, 8, 2, 262144, head_dim=256, global_head_dim=512, num_kv_shared_layers=18
+            ),
+            "audio_config": None,
         },
     ),
 }

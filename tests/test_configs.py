@@ -71,8 +71,11 @@ def test_models_have_names_paths_and_rates_of_their_own():
     assert {name: run.model.path for name, run in runs.items()} == {
         "gemma3_12b": "google/gemma-3-12b-it",
         "gemma3_4b": "google/gemma-3-4b-it",
+        "gemma4_e2b": "google/gemma-4-E2B-it",
+        "gemma4_e4b": "google/gemma-4-E4B-it",
         "glm4_1v_9b": "zai-org/GLM-4.1V-9B-Thinking",
         "glm4_6v_flash": "zai-org/GLM-4.6V-Flash",
+        "idefics3_8b": "HuggingFaceM4/Idefics3-8B-Llama3",
         "internvl3_1b": "OpenGVLab/InternVL3-1B-hf",
         "internvl3_8b": "OpenGVLab/InternVL3-8B-hf",
         "llava_next_video_7b": "llava-hf/LLaVA-NeXT-Video-7B-hf",

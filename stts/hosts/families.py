@@ -120,6 +120,8 @@ FAMILIES = {
     "llava_next_video": _family("LlavaNextVideoForConditionalGeneration", "llava", "LlavaNextVideoProcessor"),
     "internvl": _family("InternVLForConditionalGeneration", "internvl", "InternVLProcessor"),
     "smolvlm": _family("SmolVLMForConditionalGeneration", "smolvlm", "SmolVLMProcessor"),
+    "idefics3": _family("Idefics3ForConditionalGeneration", "idefics3", "Idefics3Processor"),
     "gemma3": _family("Gemma3ForConditionalGeneration", "gemma3", "Gemma3Processor"),
+    "gemma4": _family("Gemma4ForConditionalGeneration", "gemma4", "Gemma4Processor"),
 }
 """By the model_type of config.json."""

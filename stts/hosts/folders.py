@@ -58,9 +58,10 @@ class ModelSpec:
     seed: int = 0
     """tiny, tiny_qwen3_vl: of random weights."""
     min_pixels: int | None = None
-    """Of a whole clip, for models that take frames of any size. None: as their folder says."""
+    """For models that take frames of any size: of a whole clip; of a frame for Qwen2-VL, Qwen2.5-VL and Video-LLaMA3.
+    Smaller ones are made larger. None: as their folder says."""
     max_pixels: int | None = None
-    """The same: larger clips are made smaller."""
+    """The same, but of a whole clip for Video-LLaMA3: larger ones are made smaller."""
     lr: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rates that suit it, by part of the model: what train.lr refers to by default."""
 

@@ -157,8 +157,10 @@ def gemma4() -> PreTrainedModel:
         "num_key_value_heads": 2,
         "head_dim": 16,
         "patch_size": 4,
-        "position_embedding_size": 32,
+        "position_embedding_size": 64,
         "pooling_kernel_size": 3,
+        "standardize": True,
+        "use_clipped_linears": True,
     }
     text = TEXT | {
         "head_dim": 16,
@@ -166,7 +168,9 @@ def gemma4() -> PreTrainedModel:
         "vocab_size_per_layer_input": VOCABULARY,
         "hidden_size_per_layer_input": 8,
         "sliding_window": 4096,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
     }
     ids = {"image_token_id": IMAGE_ID, "video_token_id": VIDEO_ID, "audio_token_id": 149}
     config = Gemma4Config(vision_config=vision, text_config=text, audio_config=None, **ids)
@@ -176,22 +180,27 @@ def gemma4() -> PreTrainedModel:
 def gemma4_inputs(
     videos: list[list[Video]], numbers: list[int] | None = None, pad: str = "left", filler: int = 0
 ) -> dict[str, Any]:
-    """Patches with their places, column and row; filler: as many empty ones behind those of each frame."""
+    """Patches with their places, column and row; filler: as many empty ones behind those of the largest frame."""
     rows, pixels, places = [], [], []
+    longest = filler + max(height * width for row in videos for _, height, width in row)
     for number, row in zip(numbers or range(len(videos)), videos, strict=True):
         generator = torch.Generator().manual_seed(number)
         ids = [11 + number, 12]
         for frames, height, width in row:
             for frame in range(frames):
                 ids += [20 + frame, START_ID, *[VIDEO_ID] * (height * width // 9), END_ID]
-            pixels.append(torch.rand(frames, height * width, 48, generator=generator))
-            places.append(torch.tensor([[[c, r] for r in range(height) for c in range(width)]] * frames))
+            more = (0, 0, 0, longest - height * width)
+            pixels.append(
+                nn.functional.pad(torch.rand(frames, height * width, 48, generator=generator), more)
+            )
+            place = torch.tensor([[[c, r] for r in range(height) for c in range(width)]] * frames)
+            places.append(nn.functional.pad(place, more, value=-1))
         rows.append([*ids, 30, 31 + number, 32])
     return {
         "input_ids": padded(rows, pad),
         "attention_mask": padded([[1] * len(row) for row in rows], pad),
-        "pixel_values_videos": nn.functional.pad(torch.cat(pixels), (0, 0, 0, filler)),
-        "video_position_ids": nn.functional.pad(torch.cat(places), (0, 0, 0, filler), value=-1),
+        "pixel_values_videos": torch.cat(pixels),
+        "video_position_ids": torch.cat(places),
         "num_frames_per_video": torch.tensor([frames for row in videos for frames, *_ in row]),
     }
 

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import transformers.utils
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,13 +66,15 @@ def normalized(image, mean, std, inplace):
 
 def imported(family: str, name: str) -> type:
     """A video processor of transformers, whose file may want torchvision when it is loaded."""
-    parts = ["torchvision", "transforms", "v2", "functional"]
+    parts, known = ["torchvision", "transforms", "v2", "functional"], "is_torchvision_v2_available"
     stubs = {".".join(parts[:n]): ModuleType(parts[n - 1]) for n in range(1, len(parts) + 1)}
     for path, module in stubs.items():
         for child in stubs:
             if child.rpartition(".")[0] == path:
                 setattr(module, child.rpartition(".")[2], stubs[child])
-    with patch.dict(sys.modules, stubs):
+    functional = stubs[".".join(parts)]
+    functional.resize, functional.InterpolationMode = resize, Interpolation
+    with patch.dict(sys.modules, stubs), patch.object(transformers.utils, known, lambda: True):
         module = importlib.import_module(f"transformers.models.{family}.video_processing_{family}")
     return getattr(module, name)
 

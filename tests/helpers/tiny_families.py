@@ -99,6 +99,25 @@ TINY = {
         settings={"size": {"longest_edge": 24}, "max_image_size": {"longest_edge": 24}},
         across=2,
     ),
+    "idefics3": Tiny(
+        "idefics3",
+        "Idefics3Processor",
+        {"image_token_id": "<image>"},
+        settings={"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 24}},
+        across=2,
+    ),
+    "gemma4": Tiny(
+        "gemma4",
+        "Gemma4Processor",
+        {
+            "image_token_id": "<|image|>",
+            "video_token_id": "<|video|>",
+            "audio_token_id": "<|audio|>",
+            "boi_token_id": "<|image>",
+            "eoi_token_id": "<image|>",
+        },
+        frames={"patch_size": 4, "pooling_kernel_size": 3, "max_soft_tokens": 70},
+    ),
     "gemma3": Tiny(
         "gemma3",
         "Gemma3Processor",
@@ -123,7 +142,9 @@ def make_tiny_family(name: str, folder: Path) -> Path:
     (row,) = [row for row in rows() if row.name == name]
     made = row.plain()
     config = made.config
-    config.text_config.vocab_size = len(tokenizer)
+    for setting in ("vocab_size", "vocab_size_per_layer_input"):
+        if hasattr(config.text_config, setting):
+            setattr(config.text_config, setting, len(tokenizer))
     config.text_config.pad_token_id = tokenizer.pad_token_id
     for setting, token in tiny.ids.items():
         setattr(config, setting, tokenizer.convert_tokens_to_ids(token))

@@ -10,8 +10,8 @@ import torch
 from stts.pruning.layout import BatchLayout
 from tests.helpers.hosts import rows
 
-WAIT = ("smolvlm", "idefics3", "gemma4")
-"""Whose own code looks for frames of zeros, or for filler."""
+WAIT = ("smolvlm", "idefics3")
+"""Whose own code looks for frames of zeros."""
 
 
 OTHERS = [row for row in rows() if not row.name.startswith("molmo2")]

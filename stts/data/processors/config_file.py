@@ -20,7 +20,9 @@ SIZES_IN = {
     "llava_next_video": (("text_config",), ("vision_config",)),
     "internvl": (("text_config",), ("vision_config",)),
     "smolvlm": (("text_config",), ("vision_config",)),
+    "idefics3": (("text_config",), ("vision_config",)),
     "gemma3": (("text_config",), ("vision_config",)),
+    "gemma4": (("text_config",), ("vision_config",)),
 }
 """The models that there are processors for, by model_type, and where config.json has the sizes of their parts; names
 in one pair of brackets mean the same (released files of Qwen2-VL have those of the LLM at the top)."""

@@ -70,6 +70,7 @@ class Scale:
         return tuple(torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.std))
 
 
+UNIT = Scale((0.0,) * 3, (1.0,) * 3)
 HALF = Scale((0.5,) * 3, (0.5,) * 3)
 CLIP = Scale((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = Scale((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

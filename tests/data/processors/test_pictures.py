@@ -7,16 +7,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import Gemma3Processor as TheirGemma3
+from transformers import Idefics3Processor as TheirIdefics3
 from transformers import InternVLProcessor as TheirInternVL
 from transformers import LlavaNextVideoProcessor as TheirNextVideo
 from transformers import LlavaOnevisionProcessor as TheirOnevision
 from transformers import SmolVLMProcessor as TheirSmolVLM
 from transformers import image_processing_backends
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm import processing_smolvlm
 
 from stts.data.feed.collator import Collator
 from stts.data.processors.gemma3 import Gemma3Processor
+from stts.data.processors.idefics3 import Idefics3Processor
 from stts.data.processors.internvl import InternVLProcessor
 from stts.data.processors.llava import LlavaNextVideoProcessor, LlavaOnevisionProcessor
 from stts.data.processors.pictures import PictureProcessor
@@ -46,6 +49,7 @@ SETTINGS = {
         "max_image_size": {"longest_edge": 56},
         "video_sampling": {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 64}},
     },
+    Idefics3Processor: {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}},
     Gemma3Processor: {"size": {"height": 56, "width": 56}},
 }
 USER, ANSWER = {"role": "user", "content": "What moves?"}, {"role": "assistant", "content": "A cat, häppily."}
@@ -86,16 +90,23 @@ def test_pixels_equal_transformers(monkeypatch, family, height, width):
     assert torch.allclose(scaled(family, found), wanted, rtol=0, atol=2e-6)
 
 
+OF_PILLOW = {
+    Gemma3Processor: (Gemma3ImageProcessorPil, {"do_pan_and_scan": False}, 1.01),
+    Idefics3Processor: (Idefics3ImageProcessorPil, {"do_image_splitting": False}, 2.01),  # resized twice
+}
+"""Of the models that know no videos: transformers' class, and by how many levels torch may round otherwise."""
+
+
+@pytest.mark.parametrize("family", list(OF_PILLOW), ids=lambda family: family.family)
 @SIZES
-def test_pixels_of_gemma3_are_those_of_pillow(height, width):
+def test_pixels_are_those_of_pillow(family, height, width):
+    theirs, more, levels = OF_PILLOW[family]
     clip = make_clip(2, height, width)
-    theirs = Gemma3ImageProcessorPil(size={"height": 56, "width": 56}, do_pan_and_scan=False)
-    wanted = theirs(list(clip.frames), return_tensors="pt")["pixel_values"]
-    found = made(Gemma3Processor).video_tensors(clip)["pixel_values_videos"]
-    assert torch.allclose(
-        found / 127.5 - 1, wanted, rtol=0, atol=1.01 / 127.5
-    )  # a level: torch rounds otherwise
-    assert (found / 127.5 - 1 - wanted).abs().mean() < 0.25 / 127.5
+    wanted = theirs(**SETTINGS[family] | more)(list(clip.frames), return_tensors="pt")["pixel_values"]
+    found = made(family).video_tensors(clip)["pixel_values_videos"] / 127.5 - 1
+    wanted = wanted.view_as(found)
+    assert torch.allclose(found, wanted, rtol=0, atol=levels / 127.5)
+    assert (found - wanted).abs().mean() < 0.25 * levels / 127.5
 
 
 def their_string(family: type[PictureProcessor], indices: list[int], fps: float, across: int) -> str:
@@ -104,6 +115,7 @@ def their_string(family: type[PictureProcessor], indices: list[int], fps: float,
         LlavaNextVideoProcessor: TheirNextVideo,
         InternVLProcessor: TheirInternVL,
         SmolVLMProcessor: TheirSmolVLM,
+        Idefics3Processor: TheirIdefics3,
         Gemma3Processor: TheirGemma3,
     }
     theirs, frames = object.__new__(kinds[family]), len(indices)
@@ -113,8 +125,10 @@ def their_string(family: type[PictureProcessor], indices: list[int], fps: float,
     theirs.start_image_token, theirs.end_image_token = "<img>", "</img>"
     theirs.fake_image_token, theirs.global_image_token = "<fake_token_around_image>", "<global-img>"
     theirs.full_image_sequence = f"\n\n<start_of_image>{'<image_soft_token>' * across**2}<end_of_image>\n\n"
-    if family is Gemma3Processor:
-        return "".join(theirs.replace_image_token({"num_crops": [0] * frames}, i) for i in range(frames))
+    theirs.global_image_tag = theirs.global_image_token
+    if family.kind == "image":
+        inputs = {"num_crops": [0] * frames, "rows": [[0] * frames], "cols": [[0] * frames]}
+        return "".join(theirs.replace_image_token(inputs, i) for i in range(frames))
     pixels = torch.empty(1, frames, 3, 56, 56)
     inputs = {"pixel_values_videos": pixels, "pixel_values": pixels}
     return theirs.replace_video_token(inputs | {"video_metadata": [metadata(indices, fps)]}, 0)
