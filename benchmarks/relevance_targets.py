@@ -13,11 +13,12 @@ import accuracy
 import torch
 from torch import Tensor
 
-from stts.pruning import relevance
+from stts.pruning import policies, relevance
+from stts.pruning.policies import View, change
 from stts.pruning.relevance import Windows
 from stts.settings.launch import launch
 
-as_shipped = relevance.targets
+as_shipped, ranked_as_shipped = relevance.targets, policies.with_novelty
 
 
 def gradient_alone(gradients: Tensor, norms: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
@@ -35,11 +36,30 @@ def by_rank(gradients: Tensor, norms: Tensor, windows: Windows) -> tuple[Tensor,
     return torch.cat(parts), known
 
 
-TARGETS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "size": as_shipped,
-    "gradient_alone": gradient_alone,
-    "by_rank": by_rank,
+class TimesNovelty:
+    """Relevance times novelty as what the scorer learns, in place of ranking by both: windows rank by score alone."""
+
+    novelty: Tensor
+    """(F, W), of the last forward pass."""
+
+    def ranking(self, scores: Tensor, view: View) -> Tensor:
+        self.novelty = change(view).clamp(0, 1)
+        return scores
+
+    def targets(self, gradients: Tensor, norms: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+        size, known = as_shipped(gradients, norms, windows)
+        return size * self.novelty.flatten(), known
+
+
+times_novelty = TimesNovelty()
+Target = Callable[..., tuple[Tensor, Tensor]]
+ARMS: dict[str, tuple[Target, Callable[[Tensor, View], Tensor]]] = {
+    "size": (as_shipped, ranked_as_shipped),
+    "gradient_alone": (gradient_alone, ranked_as_shipped),
+    "by_rank": (by_rank, ranked_as_shipped),
+    "times_novelty": (times_novelty.targets, times_novelty.ranking),
 }
+"""Targets, and what windows are ranked by."""
 
 
 def main(config: dict[str, Any]) -> None:
@@ -47,16 +67,16 @@ def main(config: dict[str, Any]) -> None:
     shared = {
         "processes": 1,  # others would not know of the target
         "leader": "size",
-        "policies": dict.fromkeys(TARGETS, config["policies"]["recommended"]),
+        "policies": dict.fromkeys(ARMS, config["policies"]["recommended"]),
         "results": f"{config['output_dir']}/relevance_targets.json",
     }
     try:
-        for name, target in TARGETS.items():
-            relevance.targets = target
+        for name, (target, ranking) in ARMS.items():
+            relevance.targets, policies.with_novelty = target, ranking
             accuracy.main(config | shared | {"arms": [name]})
     finally:
-        relevance.targets = as_shipped
-    accuracy.main(config | shared | {"arms": list(TARGETS)})
+        relevance.targets, policies.with_novelty = as_shipped, ranked_as_shipped
+    accuracy.main(config | shared | {"arms": list(ARMS)})
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def choose(view: View) -> tuple[Tensor, Tensor]:
 def with_novelty(scores: Tensor, view: View) -> Tensor:
     """Scores s and novelty n as one ranking: (b + s) / (1 + b) * n ** power, (F, W) in [0, 1], b the floor.
 
-    What is relevant and new comes first. Copies of it come behind all that is new, relevant or not, as their n ** 2
-    is far below b. Among windows of no relevance the new ones lead.
+    What is relevant and new comes first. Copies of it come behind all that is new, relevant or not, as their n is far
+    below b. Among windows of no relevance the new ones lead.
     """
     config = view.config
     with torch.autocast(view.features.device.type, enabled=False):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from accuracy import arms_of, chosen, main
 from intervals import mean_and_interval
-from relevance_targets import by_rank, gradient_alone
+from relevance_targets import TimesNovelty, by_rank, gradient_alone
 from safetensors.torch import load_file
 
+from stts.pruning.config import STTSConfig
+from stts.pruning.policies import View
 from stts.pruning.relevance import Windows
 
 
@@ -135,3 +137,14 @@ def test_other_targets_are_what_they_say():
     order = kept[(gradients * norms)[kept].argsort()]
     torch.testing.assert_close(found[order], torch.linspace(0, 1, 11))
     assert known.nonzero().flatten().tolist() == [4, 6, 7, 12, 13, 14, 15, 16, 17, 19]
+
+
+def test_a_target_of_relevance_times_novelty():
+    """Two frames of two windows, of which the second's first one is a copy."""
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]]])
+    scores, rule = torch.rand(2, 2), TimesNovelty()
+    assert rule.ranking(scores, View(tokens, [2], (1, 2), 1, STTSConfig())) is scores
+    windows = Windows([(2, 2)], torch.ones(4, dtype=torch.bool), torch.arange(4))
+    found, known = rule.targets(torch.tensor([0.0, 1.0, 2.0, 4.0]), torch.ones(4), windows)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 0.0, 1.0]))
+    assert known.tolist() == [False, False, True, True]
