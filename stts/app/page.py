@@ -159,14 +159,14 @@ def open_page(config: AppConfig, visits: Visits) -> str:
         "font": ["system-ui", "sans-serif"],
         "font_mono": ["ui-monospace", "monospace"],
     }  # none is fetched
-    style, script = ((ASSETS / name).read_text() for name in ("app.css", "app.js"))
+    style, script, stream = ((ASSETS / name).read_text() for name in ("app.css", "app.js", "app.stream.js"))
     _, address, public = blocks.queue(max_size=64, default_concurrency_limit=8).launch(
         server_name=config.host,
         server_port=config.port or None,
         share=config.share,
         max_file_size=int(config.max_upload_mb * MEGABYTE),
         theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", **fonts),
-        head=f"<style>{style}</style><script>{script}</script>",  # css= would be rewritten
+        head=f"<style>{style}</style><script>{stream}</script><script>{script}</script>",  # css= would be rewritten
         footer_links=[],
         quiet=True,
         ssr_mode=False,
