@@ -160,6 +160,11 @@ def test_look(visitor, tmp_path):
     page.locator("#ratio_a input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("text=temporal, 75% dropped")
+    for written, drawn in (("7", 95), ("0.75", 75)):  # beyond its end a slider draws what it then shows
+        page.fill("#ratio_a input[type=number]", written)
+        page.keyboard.press("Tab")
+        page.wait_for_selector(f"text=temporal, {drawn}% dropped")
+        assert page.input_value("#ratio_a input[type=number]") == f"{drawn / 100:g}"
     choose(page, "policy_a", "random")
     page.wait_for_selector("text=random, 75% dropped")
     assert "prune_ratio=0.75" in page.inner_text("#command").replace("\n", "")
