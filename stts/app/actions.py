@@ -64,6 +64,8 @@ class Actions:
         if tuple(values) == visit.refused:  # sliders ask twice for the same
             yield {"status": note(CANCELLED)}
             return
+        if tuple(values) != visit.drawing:
+            visit.drop("files")  # they would be offered beside other pictures
         visit.refused, visit.drawing = None, tuple(values)
 
         def work(job: Job) -> Changes:
@@ -123,8 +125,13 @@ class Actions:
         name = own.name if visit.taken == 1 else f"{own.name} ({visit.taken})"
         return {"upload": None, "clip": Chosen([*self.clips, name], name)}
 
-    def suggest(self, clip: str) -> Changes:
-        """What may be asked about a clip."""
+    def suggest(self, session: str, clip: str) -> Changes:
+        """What may be asked about a clip; nothing where that was said, and may have been written over since."""
+        visit = self.visits.of(session)
+        if clip == visit.suggested:
+            return {}
+        visit.suggested = clip
+        visit.drop("ask")  # the answer would stand below another clip
         found = self.clips.get(clip, StartClip(Path(), QUESTION))
         return {"question": found.question, "options": ", ".join(found.options), "answers": ""}
 
@@ -162,7 +169,9 @@ class Actions:
         try:
             for doing, share in job:
                 yield {"status": progress(doing, share), "cancel": Visible(True)}
-            yield over | {"status": ""} | job.result()
+            shown = over | {"status": ""} | job.result()
+            yield shown
+            yield {"status": shown["status"]}  # gradio sends the last once more: not the pictures
         except StoppedError:
             if visit.jobs.get(kind) is job:  # and no newer one took its place
                 yield over | {"status": note(CANCELLED)}

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ LAYERS = {"kept windows": "kept", "scores": "scores", "the clip": "frames"}
 MEGABYTE = 2**20
 BARE = {"apply_default_css": False}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def lenient(slider: gr.Slider) -> None:
+    """A number beyond its ends, or none, is the end that the page then shows, and no mistake."""
+    least, most, taken = slider.minimum, slider.maximum, slider.preprocess
+    slider.preprocess = lambda number: taken(min(max(least, number or least), most))
 
 
 class Page:
@@ -54,6 +60,7 @@ class Page:
         self._add("clip", gr.Dropdown, clips, value=clips[0], label="Clip")
         frames = {"step": 1, "label": "Frames, at most"}
         self._add("frames", gr.Slider, 2, self.config.max_frames, self.config.frames, **frames)
+        lenient(self.parts["frames"])
         first, *more = self.models.by_label
         start = self.models.start(first)
         other = self.models.start(more[0]) if more else Setting(first, "random", start.prune_ratio)
@@ -77,6 +84,7 @@ class Page:
             self._add(f"policy_{side}", gr.Dropdown, list(CHOICES), **menu)
             slider = {"step": 0.05, "label": f"{letter}: dropped"}
             self._add(f"ratio_{side}", gr.Slider, 0, 0.95, start.prune_ratio, **slider)
+            lenient(self.parts[f"ratio_{side}"])
 
     def _lay_out_views(self) -> None:
         plain = {"show_label": False, "container": False}
@@ -108,11 +116,13 @@ class Page:
         answers = [parts["answers"], parts["command"]]
         suggested = [parts[name] for name in ("question", "options", "answers")]
         taken = [parts[name] for name in ("upload", "clip", "status")]
-        gr.on(again, self._steps(actions.draw), given, state + views, trigger_mode="always_last", **QUIET)
-        gr.on(asked, self._steps(actions.ask), given, state + answers, **QUIET)
-        parts["save"].click(self._steps(actions.draw_files), given, [*state, parts["links"]], **QUIET)
-        parts["upload"].upload(self._take, parts["upload"], taken, **QUIET)
+        newest = {"trigger_mode": "multiple", **QUIET}  # a second click counts: it ends the work of the first
+        # before what draws: of two that hear of the same event, the second begins when the first is over
         parts["clip"].change(self._suggest, parts["clip"], suggested, **QUIET)
+        gr.on(again, self._steps(actions.draw), given, state + views, trigger_mode="always_last", **QUIET)
+        gr.on(asked, self._steps(actions.ask), given, state + answers, **newest)
+        parts["save"].click(self._steps(actions.draw_files), given, [*state, parts["links"]], **newest)
+        parts["upload"].upload(self._take, parts["upload"], taken, **newest)
         parts["cancel"].click(self._stop, queue=False, **QUIET)
         show = f"name => {{ document.body.dataset.layer = {LAYERS}[name] }}"
         parts["layer"].change(None, parts["layer"], js=show, **QUIET)
@@ -139,8 +149,9 @@ class Page:
     def _take(self, request: gr.Request, upload: str) -> dict[Any, Any]:
         return self._updates(self.actions.take(request.session_hash, upload))
 
-    def _suggest(self, clip: str) -> dict[Any, Any]:
-        return self._updates(self.actions.suggest(clip))
+    def _suggest(self, request: gr.Request, clip: str) -> dict[Any, Any]:
+        changes = self.actions.suggest(request.session_hash, clip)
+        return self._updates(changes) or {self.parts["answers"]: gr.skip()}
 
     def _stop(self, request: gr.Request) -> None:
         self.actions.stop(request.session_hash)
@@ -159,14 +170,14 @@ def open_page(config: AppConfig, visits: Visits) -> str:
         "font": ["system-ui", "sans-serif"],
         "font_mono": ["ui-monospace", "monospace"],
     }  # none is fetched
-    style, script = ((ASSETS / name).read_text() for name in ("app.css", "app.js"))
+    style, script, stream = ((ASSETS / name).read_text() for name in ("app.css", "app.js", "app.stream.js"))
     _, address, public = blocks.queue(max_size=64, default_concurrency_limit=8).launch(
         server_name=config.host,
         server_port=config.port or None,
         share=config.share,
         max_file_size=int(config.max_upload_mb * MEGABYTE),
         theme=gr.themes.Base(primary_hue="teal", neutral_hue="slate", **fonts),
-        head=f"<style>{style}</style><script>{script}</script>",  # css= would be rewritten
+        head=f"<style>{style}</style><script>{stream}</script><script>{script}</script>",  # css= would be rewritten
         footer_links=[],
         quiet=True,
         ssr_mode=False,
@@ -182,6 +193,7 @@ def serve(config: AppConfig) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         print(f"open {open_page(config, visits)}  (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
+        while True:
+            time.sleep(1)  # not for ever: a signal that another thread took is heard when this one wakes
     finally:
         visits.close()

@@ -80,6 +80,8 @@ class Visit:
         """What is drawn, or was last: the values of all controls."""
         self.refused: tuple | None = None
         """What was cancelled, until something else is asked for."""
+        self.suggested: str | None = None
+        """The clip for which questions were suggested last."""
         self._shown: tuple[tuple, Shown] | None = None
         self._seen: dict[tuple, KeptVideo] = {}
 
@@ -100,6 +102,11 @@ class Visit:
             self.jobs[kind].stop()
         self.jobs[kind] = job = Job(work)
         return job
+
+    def drop(self, kind: str) -> None:
+        """Stop work of that kind, of which nobody is to hear again."""
+        if job := self.jobs.pop(kind, None):
+            job.stop()
 
     def stop(self) -> None:
         """Stop all work that is under way."""

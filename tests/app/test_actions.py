@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import re
 import shlex
+import threading
 import time
 from pathlib import Path
 
@@ -153,6 +154,24 @@ def test_the_command_draws_the_files_that_the_page_offers(actions, config, monke
     ]
     assert {"model=tiny_qwen3_vl", "question=What's it?", "options=[a b,c]"} <= set(shlex.split(asked))
     assert not list(actions.visits.of("me").folder.rglob("*.*"))
+
+
+def test_what_a_visitor_wrote_is_not_written_over_and_work_for_other_settings_is_dropped(actions):
+    ends = threading.Event()
+    visit = actions.visits.of("me")
+    asked = visit.start("ask", lambda job: ends.wait(60))
+    assert actions.suggest("me", GENERATED)["question"] == actions.clips[GENERATED].question
+    assert asked.stopped.is_set()
+    assert actions.suggest("me", GENERATED) == {}
+    assert actions.suggest("other", GENERATED) != {}
+    last(actions.draw("me", values(frames=2)))
+    files = actions.draw_files("me", values(frames=2))
+    assert "status" in next(files)
+    last(actions.draw("me", values(frames=2)))  # the same once more
+    assert not visit.jobs["files"].stopped.is_set()
+    last(actions.draw("me", values(frames=3)))
+    assert "links" not in last(files)
+    ends.set()
 
 
 def test_two_visitors_do_not_mix(actions, clips):

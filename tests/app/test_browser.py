@@ -28,6 +28,23 @@ pytestmark = [
 ]
 PATIENCE = 120_000
 """Milliseconds; only a page that is broken takes as long."""
+LATE_END = """(() => {  // a line on which the end of a stream comes after the answer to the next event
+  const ask = window.fetch;
+  let next = () => {};
+  window.fetch = async (what, how) => {
+    const url = String(what.url || what), found = await ask(what, how);
+    if (url.includes("/queue/join?")) setTimeout(() => next(), 300);
+    if (!url.includes("/queue/data?")) return found;
+    const held = new TransformStream({ async transform(bytes, on) {
+      const text = new TextDecoder().decode(bytes), end = text.indexOf('data: {"msg":"close_stream"');
+      if (end < 0) return on.enqueue(bytes);
+      on.enqueue(new TextEncoder().encode(text.slice(0, end)));
+      await new Promise(go => next = go);
+      on.enqueue(new TextEncoder().encode(text.slice(end)));
+    }});
+    return new Response(found.body.pipeThrough(held), found);
+  };
+})()"""
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +87,13 @@ def browser():
 
 @pytest.fixture
 def visitor(browser, page_address):
-    """visitor() -> the page as somebody new sees it, with the first clip drawn."""
+    """visitor(script) -> the page as somebody new sees it, with the first clip drawn; script: that runs before it."""
     contexts, outside = [], []
 
-    def come():
+    def come(script=""):
         context = browser.new_context(viewport={"width": 1360, "height": 850})
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(script)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: outside.append(request.url))
@@ -142,6 +160,11 @@ def test_look(visitor, tmp_path):
     page.locator("#ratio_a input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("text=temporal, 75% dropped")
+    for written, drawn in (("7", 95), ("0.75", 75)):  # beyond its end a slider draws what it then shows
+        page.fill("#ratio_a input[type=number]", written)
+        page.keyboard.press("Tab")
+        page.wait_for_selector(f"text=temporal, {drawn}% dropped")
+        assert page.input_value("#ratio_a input[type=number]") == f"{drawn / 100:g}"
     choose(page, "policy_a", "random")
     page.wait_for_selector("text=random, 75% dropped")
     assert "prune_ratio=0.75" in page.inner_text("#command").replace("\n", "")
@@ -194,7 +217,7 @@ def test_compare_and_ask(visitor):
 
 
 def test_mistakes_and_cancelling(visitor, tmp_path):
-    page = visitor()
+    page = visitor(LATE_END)
     before = kept(page)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video " * 99)

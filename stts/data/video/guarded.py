@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -109,6 +110,21 @@ class GuardedReader:
         return self.helper[2]
 
 
+def _let_go_of_sockets(but: int) -> None:
+    """Of those of the parent: what it closes must be closed for the other end too, which would else wait for ever.
+
+    Their numbers stay taken: objects that the helper has of them may close these at any time.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/dev/fd")):
+        try:
+            socket = stat.S_ISSOCK(os.fstat(number).st_mode)
+        except OSError:
+            continue  # that of the listing
+        if socket and number > 2 and number != but:
+            os.dup2(nothing, number)
+
+
 def _serve(read: Callable[..., Clip], line: Connection, parent: int) -> None:
     """The helper: read what is asked for until nobody asks any more. Never returns."""
     try:
@@ -116,6 +132,7 @@ def _serve(read: Callable[..., Clip], line: Connection, parent: int) -> None:
             signal.signal(signum, signal.SIG_IGN)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _let_go_of_sockets(line.fileno())
         torch.set_num_threads(1)  # threads of the parent's pool do not survive a fork
         while os.getppid() == parent:
             path, frames, settings = line.recv()

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_errors_are_those_of_read_video(folder, reader):
     with pytest.raises(ValueError, match="max_fps is -1") as error:
         reader(folder / "clip.mp4", 4, max_fps=-1)
     assert not isinstance(error.value, VideoError)
+
+
+def test_what_the_process_closes_is_closed_for_the_other_end(folder, reader):
+    here, there = socket.socketpair()
+    reader(folder / "clip.mp4", 2)
+    here.close()
+    there.settimeout(5)  # the helper lives on, and has the same files open
+    assert there.recv(1) == b""
 
 
 def test_a_read_that_hangs_is_cut_off_and_the_next_one_works(folder, reader):
