@@ -149,5 +149,9 @@ SIZES: dict[str, Sizes] = {
     "google/gemma-3-12b-it": gemma3(llm(3840, 15360, 48, 16, 8, 262208)),
 }
 
-CLIP_PIXELS = {"qwen3_vl": 24576 * 32 * 32, "qwen3_5": 24576 * 32 * 32}
+CLIP_PIXELS = {
+    "qwen3_vl": 24576 * 32 * 32,
+    "qwen3_5": 24576 * 32 * 32,
+    "video_llama_3": 16384 * 28 * 28,
+}
 """By model_type: the most pixels of a clip that the released folders allow, where the code's default is another."""
