@@ -3,7 +3,8 @@
 #
 # What there is to learn from a GPU in nine minutes, the most worthwhile first. Every part is a process of its own with
 # a time limit of its own, and has written its results when the next one begins: a stop loses what is running and
-# nothing else. --wheels: install from there first, on a bare machine. --rehearse: all of it on a CPU, at its smallest.
+# nothing else. --wheels: install from there first, on a bare machine: what `pip wheel -w DIR '.[dev]'` put there on one
+# with a network. --rehearse: all of it on a CPU, at its smallest.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,8 +49,7 @@ bench() { # NAME LIMIT SCRIPT ARGUMENTS...
 }
 
 if [ -n "$wheels" ]; then
-  part install 150 "$python" -m pip install --no-index --find-links "$wheels" torch transformers accelerate peft pytest \
-    hypothesis einops safetensors av decord hydra-core rich matplotlib pillow scipy
+  part install 240 "$python" -m pip install --no-index --find-links "$wheels" 'stts[dev]'
 fi
 if [ -n "$rehearse" ]; then
   preset=tiny short="3" middle="3" long="4" device=(--device cpu --repeats 1)

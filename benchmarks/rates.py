@@ -42,7 +42,7 @@ def rates_of(results: dict[str, Any]) -> dict[str, float] | None:
     reached = [
         2 * multiply_adds(config, row["frames"], **sizes, backward=True).total / row["seconds"] / 1e12
         for row in results["rows"]
-        if row["variant"] == "unpruned" and row["seconds"]
+        if row["variant"] == "unpruned" and row.get("seconds")  # none where it was out of memory
     ]
     if not reached:
         return None

@@ -34,23 +34,13 @@ def test_tables_of_evidence_are_the_committed_results():
     results = json.loads((TESTS.parent / "benchmarks" / "results" / "accuracy.json").read_text())
     found = {(row["policy"], row["prune_ratio"], row["cell"]): row for row in results["rows"]}
     leads = {(row["rival"], row["prune_ratio"], row["cell"]): row for row in results["differences"]}
-    text = (
-        (TESTS.parent / "docs" / "evidence.md")
-        .read_text()
-        .split("## The comparison")[1]
-        .split("## What it")[0]
-    )
+    page = (TESTS.parent / "docs" / "evidence.md").read_text()
+    text = page.split("## The comparison")[1].split("## What it")[0]
+    accuracies, kept = text.split("Evidence kept:")
     checked, cells, ratio = 0, [], 0.0
-    for head, *values in table_rows(text):
-        name = head.strip("*").removesuffix(" (STTS)")
-        if len(values) == 3 and (name, 0.8, "all") in found:
-            for value, share in zip(values, (0.3, 0.5, 0.8), strict=True):
-                row = found[name, share, "all"]
-                low, high = row["accuracy_interval"]
-                written = f"{row['accuracy']:.3f} ({low:.3f} - {high:.3f}) / {row['evidence_recall']:.2f}"
-                assert value == written, (name, share)
-                checked += 1
-        elif head.endswith("%"):
+    for head, *values in table_rows(accuracies):
+        name = head.strip("*")
+        if head.endswith("%"):
             cells, ratio = values, int(head.split()[0]) / 100
         elif head.startswith("over "):
             for value, cell in zip(values, cells, strict=True):
@@ -58,4 +48,21 @@ def test_tables_of_evidence_are_the_committed_results():
                 sure = "*" if row["interval"][0] * row["interval"][1] > 0 else ""
                 assert value == f"{100 * row['difference']:+.1f}{sure}", (head, ratio, cell)
                 checked += 1
-    assert checked == 9 * 3 + 2 * 5 * 8
+        elif cells and (name, ratio, cells[0]) in found:
+            assert values == [f"{100 * found[name, ratio, cell]['accuracy']:.1f}" for cell in cells], ratio
+            checked += len(cells)
+        elif (name, 0.8, "all") in found:
+            for value, share in zip(values, (0.5, 0.8), strict=True):
+                row = found[name, share, "all"]
+                low, high = row["accuracy_interval"]
+                written = f"{row['accuracy']:.3f} ({low:.3f} - {high:.3f}) / {row['evidence_recall']:.2f}"
+                assert value == written, (name, share)
+                checked += 1
+    for head, *values in table_rows(kept):
+        if head.endswith("%"):
+            cells, ratio = values, int(head.split()[0]) / 100
+        elif (head, ratio, cells[0]) in found:
+            written = [f"{found[head, ratio, cell]['evidence_recall']:.2f}" for cell in cells]
+            assert values == written, (head, ratio)
+            checked += len(cells)
+    assert checked == 12 * 2 + (1 + 6) * 10 + (1 + 7) * 10 + 4 * 10

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -32,6 +33,7 @@ class Family:
     """Settings of the model and the device -> attn_implementation, as from_pretrained takes it."""
     processor: Callable[..., Processor]
     """Folder or hub id, settings of the model and of pruning -> the processor."""
+    processor_class: Callable[[], type[Processor]]
 
 
 def family_of(folder: Path) -> Family:
@@ -90,11 +92,16 @@ def _any_attention(spec: ModelSpec, device: str) -> str | None:
     return None if spec.attn_implementation == "auto" else spec.attn_implementation
 
 
+def _processor_class(module: str, name: str) -> type[Processor]:
+    """Of stts.data.processors."""
+    return getattr(import_module(f"stts.data.processors.{module}"), name)
+
+
 def _processor(module: str, name: str) -> Callable[..., Processor]:
-    """A class of stts.data.processors, told the bounds on pixels where its frames may be of any size."""
+    """Its from_pretrained, told the bounds on pixels where its frames may be of any size."""
 
     def load(path_or_id: str | PathLike, spec: ModelSpec, stts: STTSConfig) -> Processor:
-        cls = getattr(import_module(f"stts.data.processors.{module}"), name)
+        cls = _processor_class(module, name)
         if not hasattr(cls, "frames_type"):
             _refuse_pixels(spec, f"a model of {cls.family}")
             return cls.from_pretrained(path_or_id)
@@ -104,11 +111,22 @@ def _processor(module: str, name: str) -> Callable[..., Processor]:
 
 
 def _family(transformers_class: str, module: str, processor: str) -> Family:
-    return Family(_pruning_class(transformers_class), _any_attention, _processor(module, processor))
+    named = (module, processor)
+    return Family(
+        _pruning_class(transformers_class),
+        _any_attention,
+        _processor(*named),
+        partial(_processor_class, *named),
+    )
 
 
 FAMILIES = {
-    "molmo2": Family(_molmo2_class, _molmo2_attention, _molmo2_processor),
+    "molmo2": Family(
+        _molmo2_class,
+        _molmo2_attention,
+        _molmo2_processor,
+        partial(_processor_class, "molmo2", "VideoProcessor"),
+    ),
     "qwen3_vl": _family("Qwen3VLForConditionalGeneration", "qwen", "QwenProcessor"),
     "qwen3_5": _family("Qwen3_5ForConditionalGeneration", "qwen", "QwenProcessor"),
     "qwen2_5_vl": _family("Qwen2_5_VLForConditionalGeneration", "qwen2_vl", "Qwen25VLProcessor"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .base import Clips, Host, in_placeholder_order
@@ -32,8 +32,17 @@ class Glm4v(Qwen2VL):
         images = grids.repeat_interleave(grids[:, 0], 0)
         images[:, 0] = 1
         known = self.known(clips, pixels.device)
-        known["cu_seqlens"] = known["cu_seqlens"].to(pixels.device, non_blocking=True)
         return self.vision(pixels, images.to(pixels.device, non_blocking=True), **known).pooler_output, {}
+
+    def attach(self) -> None:
+        super().attach()
+        self.vision.embeddings.register_forward_pre_hook(lengths_beside)
+
+    def detach(self) -> None:
+        super().detach()
+        hooks = self.vision.embeddings._forward_pre_hooks
+        for number in [number for number, hook in hooks.items() if hook is lengths_beside]:
+            del hooks[number]
 
     def positions(
         self, input_ids: Tensor, mask: Tensor, inputs: dict[str, Any], clips: Clips
@@ -54,3 +63,10 @@ class Glm4v(Qwen2VL):
         started, ended = ((input_ids == marker).cumsum(1) for marker in markers)
         placeholder, parts = input_ids == self.token_id, torch.cat(images["image"].pooler_output)
         return in_placeholder_order(features, parts, placeholder, placeholder & (started > ended)), {}
+
+
+def lengths_beside(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Forward pre-hook of the table of positions: lengths of images, which the blocks read on the host, beside the
+    patches."""
+    patches, lengths, *others = args
+    return (patches, lengths.to(patches.device, non_blocking=True), *others)

@@ -55,8 +55,9 @@ class PrunedVLM(PrunedGeneration, PrunedModel):
         "given" ranks by. loss_weights: (B, L) float, the weight of each label in lm_loss, a weighted mean. visual:
         the videos as encode_videos returns them, in place of their pixels. num_targets: an upper bound on the
         supervised tokens of labels, the first column not counted. Logits are then made in front of these alone, (1,
-        num_targets + 1, V). Raises ValueError when placeholders do not fit videos and images, and for what a host
-        cannot do (packed rows, a mask under FlashAttention).
+        num_targets + 1, V), and the loss over none is 0; without it that is NaN, as in transformers. Raises
+        ValueError when placeholders do not fit videos and images, and for what a host cannot do (packed rows, a mask
+        under FlashAttention).
         """
         inputs = self.host.accept(inputs)
         pixels = (inputs.get(self.host.keys[0]), inputs.get("pixel_values"))

@@ -55,7 +55,7 @@ class VideoLlama3(Host):
             )
         pixels = inputs["pixel_values_videos"]
         grids = sizes(clips)  # on the host, where the vision model reads them
-        merged = torch.full((len(grids),), self.unit)
+        merged = torch.tensor([self.unit] * len(grids))
         known = known_of(clips, self.vision.config, pixels.device)
         out = self.vision(pixels, grids, merged, **known)
         return self.model.base_model.projector(out.last_hidden_state), {}

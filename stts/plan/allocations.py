@@ -73,7 +73,7 @@ class Allocations(TorchDispatchMode):
             return args
         indices: list[Tensor | None] = []
         for index in args[1]:
-            if index is None or index.dtype != torch.bool:
+            if index is None or index.dtype != torch.bool or index.device.type != "meta":
                 indices.append(index)
                 continue
             entries = index.numel() if index.dim() == 1 else self.mask_entries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 import stts.pruning.attention
 import stts.pruning.flex
+
+from ..pruning.handover import carried
 
 IN_HALF = {
     F.linear,
@@ -43,14 +45,17 @@ IN_FLOAT |= {F.cosine_similarity, F.mse_loss, F.nll_loss, Tensor.norm, torch.nor
 class Autocast(TorchFunctionMode):
     """bfloat16 where CUDA's autocast takes it, float32 where that does, which the meta device knows nothing of."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 0) -> None:
+        """frames: what is found where a model counts those in its batch that are not all zero."""
         super().__init__()
-        self.enabled = True
+        self.enabled, self.frames = True, frames
         self.copies: dict[int, Tensor] = {}
         """Of weights, kept to the end of the forward pass."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.tolist and args[0].is_meta:
+            return [self.frames] * len(args[0])
         if self.enabled and func in IN_HALF:
             args = tuple(self._half(x) for x in args)
             kwargs = {name: self._half(x) for name, x in kwargs.items()}
@@ -72,8 +77,15 @@ class Autocast(TorchFunctionMode):
         return x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x
 
     def once_more(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """context_fn of a checkpoint: what is run again in the backward pass, where no mode reaches, runs in this."""
-        return nullcontext(), Autocast()
+        """context_fn of a checkpoint: what is run again in the backward pass, where no mode reaches, runs in this,
+        told what it was told before."""
+        first, told = carried()
+        return first, self._again(told)
+
+    @contextmanager
+    def _again(self, told: AbstractContextManager) -> Iterator[None]:
+        with told, Autocast(self.frames):
+            yield
 
     @contextmanager
     def context(self, *args: Any, enabled: bool = True, **kwargs: Any) -> Iterator[None]:
@@ -111,9 +123,9 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, *args: Any) -> Tensor:
 
 
 @contextmanager
-def pretended() -> Iterator[Autocast]:
-    """Within it the meta device is a GPU in mixed precision."""
-    autocast = Autocast()
+def pretended(frames: int) -> Iterator[Autocast]:
+    """Within it the meta device is a GPU in mixed precision. frames: of a batch."""
+    autocast = Autocast(frames)
     with ExitStack() as stack:
         for owner, name, ours in (
             (torch, "autocast", autocast.context),

@@ -11,7 +11,7 @@ from .cost import Plan
 from .gpus import FRAMES_PER_CORE, SPREAD, Gpu, fits
 from .lengths import Examples
 
-PARTS = ("weights", "gradients", "moments", "activations", "logits", "buffers")
+PARTS = ("weights", "gradients", "moments", "activations", "logits", "buffers", "merged")
 
 
 def print_plans(console: Console, plans: list[Plan]) -> None:
@@ -25,6 +25,8 @@ def print_plans(console: Console, plans: list[Plan]) -> None:
     console.print(table)
     table = Table("GB of each GPU, at least", *(_name(plan) for plan in plans))
     for part in PARTS:
+        if part == "merged" and not any(plan.needed.parts.get(part) for plan in plans):
+            continue  # adapters, at the end of a run
         name = "gradients, recomputed" if part == "gradients" and unpruned.setup.recompute else part
         table.add_row(name, *(f"{plan.needed.parts.get(part, 0) / 1e9:.1f}" for plan in plans))
     table.add_row("peak", *(f"{plan.gigabytes():.1f}" for plan in plans))
@@ -41,20 +43,14 @@ def print_cards(
 ) -> None:
     """Whether each card holds it, and how long steps and an epoch take. shares: of plans, the mean example's."""
     setup = plans[0].setup
-    table = Table(
-        "card", *(f"{what}, {_name(plan)}" for plan in plans for what in ("fits", "s a step", "h an epoch"))
-    )
+    table = Table("card", "", "fits", "s a step", "h an epoch")
     steps = examples.number / (setup.gpus * setup.batch_size)
     for name, gpu in gpus.items():
-        cells = []
         for plan, share in zip(plans, shares, strict=True):
             low, high = (seconds * share for seconds in plan.seconds(gpu))
-            cells += [
-                fits(plan.gigabytes(), gpu),
-                _range(low, high),
-                _range(*(x * steps / 3600 for x in (low, high))),
-            ]
-        table.add_row(name, *cells)
+            hours = _range(*(x * steps / 3600 for x in (low, high)))
+            fit = fits(plan.gigabytes(), gpu)
+            table.add_row(name if plan is plans[0] else "", _name(plan), fit, _range(low, high), hours)
     console.print(table)
     rates = ", ".join(f"{name} {g.teraflops:g} TFLOP/s and {g.terabytes:g} TB/s" for name, g in gpus.items())
     said = (
@@ -64,10 +60,13 @@ def print_cards(
     )
     console.print(f"rates ({said}): {rates}", soft_wrap=True)
     how = {"ddp": "each whole (DDP)", "fsdp": "the model sharded (FSDP2)"}[setup.parallel]
+    needed = plans[0].needed
+    trained = "all" if needed.learned == needed.parameters else f"{needed.learned / 1e6:,.0f} million"
     console.print(
-        f"{setup.gpus} GPUs, {how}, {setup.batch_size} videos a GPU and step, "
-        f"{'activations recomputed' if setup.recompute else 'activations kept'}; an epoch is {examples.number:,} "
-        f"videos. Not counted: what kernels take inside, traffic between GPUs, waiting for data.",
+        f"{setup.gpus} GPUs, {how}, {setup.batch_size} videos a GPU and forward pass, "
+        f"{'activations recomputed' if setup.recompute else 'activations kept'}, in bfloat16; {trained} of "
+        f"{needed.parameters / 1e9:.2f} billion weights trained; an epoch is {examples.number:,} videos. "
+        f"Not counted: what kernels take inside, traffic between GPUs, waiting for data.",
         soft_wrap=True,
     )
 
@@ -85,6 +84,15 @@ def print_feed(
         "and second",
         soft_wrap=True,
     )
+
+
+def print_evaluation(console: Console, plan: Plan) -> None:
+    """What evaluating in the middle of training takes on top."""
+    if plan.setup.shards > 1:
+        whole = plan.setup.dtype.itemsize * plan.needed.parameters / 1e9
+        console.print(
+            f"evaluation (train.eval_every): the first GPU holds the whole model, too, {whole:.0f} GB more"
+        )
 
 
 def _name(plan: Plan) -> str:

@@ -114,8 +114,10 @@ def attention_forward(
 def attend_as_told(
     query: Tensor, key: Tensor, value: Tensor, how: KeyBias | Ragged, scaling: float
 ) -> Tensor:
-    """Attention of one block, all of (B, heads, L, head_dim)."""
+    """Attention of one block, all of (B, heads, L, head_dim), in value's dtype."""
     hear()
+    # autocast leaves what a norm has made in float32, and kernels want one dtype
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if isinstance(how, KeyBias):
         return biased_attention(query, key, value, how.bias, scaling)
     head_dim = value.shape[-1]

@@ -14,7 +14,7 @@ from ..eval.config import EvalConfig
 from ..eval.tasks import Benchmark, BenchmarkGroup, read_benchmark
 from ..hosts.folders import ModelSpec
 from ..pruning.config import STTSConfig
-from ..rules import at_least, check_rules, or_null
+from ..rules import at_least, check_rules, or_null, rule
 from ..settings.typed import from_dict
 from .config import ParallelConfig, TrainConfig, WandbConfig
 
@@ -46,6 +46,12 @@ class PlanConfig:
     """That train together."""
     examples: int = field(default=100_000, metadata=at_least(1))
     """Videos of an epoch, where no lengths are given."""
+    videos: int | None = field(default=None, metadata=or_null(at_least(1)))
+    """Of one forward pass on a GPU. None: those of train.batch_size rows of train.max_tokens; without that, one."""
+    frame_size: tuple[int, int] = field(
+        default=(360, 640), metadata=rule(lambda size: min(size) >= 1, "height and width, 1 or more")
+    )
+    """Height and width of the videos in pixels, for models that take frames in their own shape."""
     lengths: str | None = None
     """File that scripts/check_data.py wrote."""
     rates: str | None = None

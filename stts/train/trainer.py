@@ -193,7 +193,7 @@ class Trainer:
         loss = lm_loss + stts.aux_loss_weight * aux_loss
         if out.relevance is not None:
             loss = loss + stts.relevance_weight * share["taught"] * out.relevance.loss
-        if "pixel_values_videos" not in batch and not self.plain_model.lockstep:
+        if not batch["layout"].frames_per_video and not self.plain_model.lockstep:
             # Every parameter gets a gradient, 0 where the batch has no use for it: other processes wait for it, and
             # with a gradient the optimizer's momentum and decay go on, on one process as on several.
             loss = loss + sum(p.sum() * 0 for p in self.parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from limits import SIZES, row
+from limits import NAMES, row
 
 from tests.helpers.paths import ROOT
 
@@ -15,5 +15,5 @@ def test_a_row_of_the_table(name):
 
 def test_all_rows_are_there_and_are_models_with_settings():
     text = (ROOT / "docs" / "hosts_table.md").read_text()
-    assert all(f"| {name} |" in text for name in SIZES)
-    assert all((ROOT / "configs" / "model" / f"{name}.yaml").is_file() for name in SIZES)
+    assert all(f"| {name} |" in text for name in NAMES)
+    assert all((ROOT / "configs" / "model" / f"{name}.yaml").is_file() for name in NAMES)

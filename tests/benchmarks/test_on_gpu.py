@@ -70,6 +70,7 @@ def test_rates_of_a_measured_run_are_what_a_plan_reads(
     import rates
 
     rows = [{"variant": way, "frames": 64, "seconds": s} for way, s in (("unpruned", 1.0), ("pruned", 0.5))]
+    rows.append({"variant": "unpruned", "frames": 128, "peak_bytes": "out of memory"})
     machine = {"cpu": "some", "gpu": "NVIDIA H200", "gpu_memory": 150_000_000_000}
     results = {"settings": {"preset": "molmo2_4b"}, "machine": machine, "rows": rows}
     (tmp_path / "speed-molmo2_4b-train-cuda.json").write_text(json.dumps(results))

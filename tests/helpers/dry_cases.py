@@ -1,19 +1,13 @@
-"""FAKE_CUDA=library python -m tests.helpers.dry_cases OUT STEM...: runs the cases whose names begin with a stem.
-
-Writes a line of JSON a case: its name, the error if any, what it waited for, and the kernels of attention it chose.
-"""
+"""What dry_run.py runs without values: training steps of Molmo2 and Qwen3-VL, evaluation, resume, many ranks."""
 
 from __future__ import annotations
 
 import tests.helpers.fake_cuda as fake  # isort: skip  (before anything imports torch)
 
 import functools
-import json
 import os
 import sys
 import tempfile
-import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import Molmo2Config, Qwen3VLForConditionalGeneration
 
@@ -36,6 +30,8 @@ import stts.train.prepare
 import stts.train.trainer
 from stts import STTSConfig
 from stts.hosts.llm_attention import BLOCK_SPARSE
+from stts.hosts.qwen2_5_vl import Qwen25VL
+from stts.hosts.qwen2_vl import Qwen2VL
 from stts.hosts.qwen3_vl import Qwen3VL
 from stts.pruning.config import POLICIES
 from stts.pruning.layout import BatchLayout
@@ -149,16 +145,22 @@ def grouped(host: Any, clips: Any, device: torch.device) -> list[Any]:
     return groups
 
 
-_known, PLANNED = Qwen3VL._known, []
+PLANNED: list[Packing] = []
 
 
-def known(self: Qwen3VL, clips: Any, device: torch.device) -> dict[str, Any]:
-    found = on_the_host(_known)(self, clips, torch.device("cpu"))
-    segments = on_the_host(Tensor.tolist)(found.pop("cu_seqlens"))
-    found = {
-        name: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for name, x in found.items()
-    }
-    return found | {"cu_seqlens": torch.tensor(segments, dtype=torch.int32)}  # stays on the host
+def sent(function: Callable) -> Callable:
+    """Of a function of (host, clips, device): what it knows of sizes is worked out on the host, then sent."""
+
+    def known(self: Any, clips: Any, device: torch.device) -> dict[str, Any]:
+        found = on_the_host(function)(self, clips, torch.device("cpu"))
+        for name, x in found.items():
+            if name.startswith("cu_"):  # stays on the host, with its values
+                found[name] = torch.tensor(on_the_host(Tensor.tolist)(x), dtype=torch.int32)
+            elif isinstance(x, Tensor):
+                found[name] = x.to(device, non_blocking=True)
+        return found
+
+    return known
 
 
 def lengths(self: Packing) -> list[int]:
@@ -171,7 +173,8 @@ def lengths(self: Packing) -> list[int]:
     return found
 
 
-stts.pruning.deciding.grouped, Qwen3VL._known, Packing.lengths = grouped, known, lengths
+stts.pruning.deciding.grouped, Packing.lengths = grouped, lengths
+Qwen3VL._known, Qwen2VL.known, Qwen25VL.known = map(sent, (Qwen3VL._known, Qwen2VL.known, Qwen25VL.known))
 stts.train.checkpoint.set_rng_state = lambda state: None
 stts.train.parallel.init_device_mesh = on_the_host(stts.train.parallel.init_device_mesh)
 
@@ -181,9 +184,10 @@ def step(
     batches: Callable[[], list[Batch]],
     model: dict[str, Any] | None = None,
     steps: int = 1,
+    reads: int = 0,
     **config: Any,
 ) -> None:
-    """Trainer steps on a fresh model."""
+    """Trainer steps on a fresh model. reads: what is found where a number is read; 0: none may be."""
     given = on_the_host(batches)()
     if "scores" in (model or {}):
         model = {k: v for k, v in model.items() if k != "scores"}
@@ -193,7 +197,9 @@ def step(
         make(**(model or {})), None, TrainConfig(max_steps=4, **config), Path(tempfile.mkdtemp())
     )
     fake.answer_masks(on_the_host(entries)(given[0], (model or {}).get("prune_ratio", 0.5)))
-    if "image" in given[0]["ids"]:
+    if reads:
+        fake.answer_reads(after=0, number=reads)
+    elif "image" in given[0]["ids"]:
         fake.answer_reads(after=0, number=12)  # tokens of an image
     fake.WAITS.found.clear()
     PLANNED.clear()
@@ -381,38 +387,3 @@ def true_size() -> None:
     model = build_model(config, "cuda", torch.float32, BLOCK_SPARSE)
     batch = on_the_host(make_inputs)(config, 128, "cpu") | {"ids": ["0"]}
     step(lambda: model, lambda: [batch])
-
-
-def run(name: str) -> dict[str, Any]:
-    fake.CHOSEN.clear()
-    fake.WAITS.found.clear()
-    error = None
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), fake.WAITS:
-            CASES[name]()
-    except Exception as raised:
-        ours = [
-            f
-            for f in traceback.extract_tb(raised.__traceback__)
-            if "/stts/" in f.filename or "/transformers/" in f.filename
-        ]
-        where = [f"{f.filename.rpartition('/site-packages/')[2]}:{f.lineno}" for f in ours[-3:]]
-        error = f"{type(raised).__name__}: {str(raised)[:600]} {where}"
-    return {
-        "case": name,
-        "error": error,
-        "waits": sorted(set(fake.WAITS.found)),
-        "kernels": dict(fake.CHOSEN),
-    }
-
-
-def main() -> None:
-    warnings.filterwarnings("ignore")
-    with Path(sys.argv[1]).open("a") as out:
-        for name in CASES:
-            if name.startswith(tuple(sys.argv[2:])):
-                print(json.dumps(run(name)), file=out, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -135,9 +135,9 @@ def sdpa(
         return flash(q, k, v, dropout_p, is_causal, False, scale=scale)[0][..., :width]
     CHOSEN["efficient"] += 1
     if attn_mask is not None:
-        attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -torch.inf)
+        attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     return efficient(q, k, v, attn_mask, learns, dropout_p, is_causal, scale=scale)[0]
 

@@ -22,13 +22,16 @@ from stts.files.jsonl import read_jsonl
 from stts.hosts.families import FAMILIES
 from stts.hosts.folders import ModelSpec
 from stts.hosts.load import load_model, load_processor
+from stts.plan.models import find_model
 from stts.train.config import LearningRates, LoraSettings
 from stts.train.loop import train
 from stts.train.optim import freeze, group_of
 from stts.train.parallel import units
 from stts.train.tracking import Tracker
+from stts.train.trainer import Trainer
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
+from tests.helpers.planned import check_less_is_needed
 from tests.helpers.runs import config, rows
 from tests.helpers.tiny_families import TINY, make_tiny_family
 
@@ -206,3 +209,29 @@ def test_what_cannot_be_is_refused_by_name(folders, clips, tmp_path, family):
 def test_their_plain_classes_are_transformers():
     for family in TINY:
         assert FAMILIES[family].pruning_class().base.__module__.startswith(transformers.__name__)
+
+
+@families
+def test_it_can_be_planned_for(folders, family):
+    """And what text stands beside a unit is what its processor writes."""
+    model = find_model(ModelSpec(path=str(folders(family))))
+    check_less_is_needed(model, 16)
+    processor = model.family.processor(model.folder, model.spec, STTSConfig())
+    beside = []
+    for count in (8, 16):
+        shape = model.shape(count, (24, 24))
+        text = processor.text_tensors(TURNS[:1], clip_of(24, 24, count))
+        beside.append(len(text["input_ids"]) - shape.units * shape.windows)
+    per_unit = (beside[1] - beside[0]) / (8 / model.frames_of_unit)
+    assert shape.text_per_unit == pytest.approx(per_unit, abs=5)  # the tokenizer is a small one
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_vl"])
+def test_only_a_batch_without_a_video_gives_every_weight_a_gradient(folders, clips, tmp_path, family):
+    model, processor, dataset = start(folders(family), clips)
+    model.unused = torch.nn.Parameter(torch.zeros(1))
+    trainer = Trainer(model, processor, config(), tmp_path)
+    for example, asked in (({"id": "text"} | processor(TURNS), True), (dataset[0], False)):
+        trainer.optimizer.state.clear()
+        trainer.step([Collator(processor.pad_token_id, video_form=processor.video_form)([example])])
+        assert (model.unused in trainer.optimizer.state) == asked

@@ -71,3 +71,9 @@ def test_every_host_takes_it(row):
     few = model(**inputs, num_targets=count)
     assert few.logits.shape[:2] == (1, count + 1)
     torch.testing.assert_close(few.lm_loss, model(**inputs).lm_loss, rtol=0, atol=2e-6)
+    inputs["labels"].fill_(-100)
+    none = model(**inputs, num_targets=0).lm_loss
+    assert none == 0
+    none.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert model.get_input_embeddings().weight.grad is not None

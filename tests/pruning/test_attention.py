@@ -11,6 +11,9 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from stts import STTSConfig, insert_stts
 from stts.pruning.attention import (
+    KeyBias,
+    Ragged,
+    attend_as_told,
     attention_forward,
     biased_attention,
     choose_backend,
@@ -199,6 +202,19 @@ def test_kernels_of_half_precision_refuse_others_by_name(backend):
     packing, inputs = ragged(3, 9, 8)
     with pytest.raises(ValueError, match=f"attention is '{backend}'.*torch.float32.*take attention=auto"):
         ragged_attention(*inputs, packing, 0.35, backend)
+
+
+def test_queries_and_keys_that_a_norm_left_in_float32_follow_the_values():
+    """As autocast leaves them; else "auto" would take float32's backend on a GPU, and kernels three dtypes."""
+    keep = torch.tensor([[1, 1, 0], [1, 0, 1]]).bool()
+    q, k, v = (torch.randn(1, 2, 4, 8) for _ in range(3))
+    for how in (Ragged(plan_packing(keep, 4), "loop"), KeyBias(-torch.rand(1, 4))):
+        half, mixed = (
+            attend_as_told(*(x.to(dtype) for x in (q, k)), v.bfloat16(), how, 0.3)
+            for dtype in (torch.bfloat16, torch.float32)
+        )
+        assert mixed.dtype == torch.bfloat16
+        assert torch.equal(mixed, half)
 
 
 def test_bins_are_planned_once_for_all_blocks(monkeypatch):

@@ -67,7 +67,10 @@ class Scale:
 
     def _like(self, pixels: Tensor, channels: int) -> tuple[Tensor, ...]:
         shape = [3] + [1] * (pixels.ndim - 1 - channels % pixels.ndim)
-        return tuple(torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.std))
+        known = torch.tensor((self.mean, self.std)).to(
+            pixels.device, non_blocking=True
+        )  # made there, they would wait
+        return tuple(x.view(shape) for x in known)
 
 
 UNIT = Scale((0.0,) * 3, (1.0,) * 3)
