@@ -75,7 +75,11 @@ def measure(model: Model, stts: STTSConfig, shape: Shape, setup: Setup) -> Neede
         lambda *_: setattr(allocations, "label", "logits")
     )
     frames = shape.units * setup.batch_size
-    with pretended(frames) as autocast, allocations, _gradients(built, allocations, setup):
+    with (
+        pretended(frames, shape.units * shape.windows) as autocast,
+        allocations,
+        _gradients(built, allocations, setup),
+    ):
         if setup.recompute:
             options = {"use_reentrant": False, "context_fn": autocast.once_more}
             built.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

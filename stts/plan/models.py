@@ -170,14 +170,23 @@ def like(still: dict[str, Tensor], shape: Shape, videos: int) -> dict[str, Any]:
     """So many videos, after a host's smallest one: as many patches, frames, windows and sizes as they have."""
     pixels, *others = still
     frames, x = shape.units * videos, still[pixels]
-    rows = frames * shape.grid[0] * shape.grid[1] if x.ndim == 2 else frames
-    size = x.shape[1:] if x.ndim < 4 else x.shape[-3:]  # patches in a row, patches of frames, or frames
-    made: dict[str, Any] = {"pixel_values_videos": torch.empty(rows, *size, dtype=torch.uint8, device="meta")}
+    patches = shape.grid[0] * shape.grid[1]
+    if x.ndim == 2:  # patches in a row
+        sizes = (frames * patches, x.shape[1])
+    elif x.ndim == 3:  # patches of frames
+        sizes = (frames, patches, x.shape[2])
+    else:
+        sizes = (frames, *x.shape[-3:])
+    made: dict[str, Any] = {"pixel_values_videos": torch.empty(sizes, dtype=torch.uint8, device="meta")}
     if x.ndim >= 4:
         made["frames_per_video"] = [shape.units] * videos
     for name in others:
         if name == "video_grid_thw":
             made[name] = torch.tensor([[shape.units, *shape.grid]] * videos)
+        elif name == "num_frames_per_video":
+            made[name] = torch.tensor([shape.units] * videos)
+        elif name == "video_position_ids":
+            made[name] = torch.empty(frames, patches, 2, dtype=torch.int64, device="meta")
         elif name == "video_token_pooling":
             made[name] = torch.empty(
                 frames * shape.windows, still[name].shape[1], dtype=torch.int64, device="meta"

@@ -45,10 +45,11 @@ IN_FLOAT |= {F.cosine_similarity, F.mse_loss, F.nll_loss, Tensor.norm, torch.nor
 class Autocast(TorchFunctionMode):
     """bfloat16 where CUDA's autocast takes it, float32 where that does, which the meta device knows nothing of."""
 
-    def __init__(self, frames: int = 0) -> None:
-        """frames: what is found where a model counts those in its batch that are not all zero."""
+    def __init__(self, frames: int = 0, windows: int = 0) -> None:
+        """frames: what is found where a model counts those in its batch that are not all zero; windows: where it
+        counts those of a video."""
         super().__init__()
-        self.enabled, self.frames = True, frames
+        self.enabled, self.frames, self.windows = True, frames, windows
         self.copies: dict[int, Tensor] = {}
         """Of weights, kept to the end of the forward pass."""
 
@@ -56,6 +57,8 @@ class Autocast(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.tolist and args[0].is_meta:
             return [self.frames] * len(args[0])
+        if func is Tensor.__int__ and args[0].is_meta:
+            return self.windows
         if self.enabled and func in IN_HALF:
             args = tuple(self._half(x) for x in args)
             kwargs = {name: self._half(x) for name, x in kwargs.items()}
@@ -84,7 +87,7 @@ class Autocast(TorchFunctionMode):
 
     @contextmanager
     def _again(self, told: AbstractContextManager) -> Iterator[None]:
-        with told, Autocast(self.frames):
+        with told, Autocast(self.frames, self.windows):
             yield
 
     @contextmanager
@@ -123,9 +126,9 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, *args: Any) -> Tensor:
 
 
 @contextmanager
-def pretended(frames: int) -> Iterator[Autocast]:
-    """Within it the meta device is a GPU in mixed precision. frames: of a batch."""
-    autocast = Autocast(frames)
+def pretended(frames: int, windows: int) -> Iterator[Autocast]:
+    """Within it the meta device is a GPU in mixed precision. frames: of a batch; windows: of a video."""
+    autocast = Autocast(frames, windows)
     with ExitStack() as stack:
         for owner, name, ours in (
             (torch, "autocast", autocast.context),
