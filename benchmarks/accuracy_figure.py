@@ -46,7 +46,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str, leader: str) -> None:
-    """A line per policy with its intervals; what prunes nothing is a level."""
+    """A line per policy, the leader's with its intervals; what prunes nothing is a level."""
     for number, policy in enumerate(dict.fromkeys(row["policy"] for row in rows)):
         mine = [row for row in rows if row["policy"] == policy]
         color = f"C{number}"
@@ -54,17 +54,19 @@ def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str, leader: str) -
             ax.axhline(mine[0][key], color="0.5", linestyle="--", linewidth=1, label=policy)
             continue
         ratios, values = [row["prune_ratio"] for row in mine], [row[key] for row in mine]
-        low, high = zip(*(row[f"{key}_interval"] for row in mine), strict=True)
         ax.plot(
             ratios,
             values,
-            "o-",
+            marker="o",
+            linestyle=("-", ":")[number // 10 % 2],  # colours come again
             color=color,
             markersize=3,
             linewidth=2 if policy == leader else 1,
             label=policy,
         )
-        ax.fill_between(ratios, low, high, color=color, alpha=0.1, linewidth=0)
+        if policy == leader:
+            low, high = zip(*(row[f"{key}_interval"] for row in mine), strict=True)
+            ax.fill_between(ratios, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _marks(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str, leader: str) -> None:

@@ -1,4 +1,4 @@
-"""python benchmarks/side_by_side.py preset=relevance: what rule, published and recommended recipe keep of one clip.
+"""python benchmarks/side_by_side.py: what rule, published and recommended recipe keep of one clip.
 
 Of a finished benchmark (the same command, with accuracy.py): for every kind of clips a picture of the first test
 clip, a row for each of SHOWN at the highest prune ratio and the first seed, what is asked about outlined. The
