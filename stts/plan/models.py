@@ -150,7 +150,7 @@ class Model:
         return text | like(self.host.still(), shape, videos) | {"layout": layout}
 
     def arithmetic(self, shape: Shape, stts: STTSConfig, logits: int | None) -> MultiplyAdds:
-        """Of one video, forward and backward. logits: positions the head runs on, None for all."""
+        """Of one video's forward pass. logits: positions the head runs on, None for all."""
         if self.config.model_type == "molmo2":
             config = deepcopy(self.config)
             config.stts = stts.to_dict()
@@ -158,12 +158,10 @@ class Model:
                 "text_tokens": shape.text,
                 "text_per_frame": shape.text_per_unit - flops.FRAME_MARKERS,
             }
-            cost = flops.multiply_adds(config, shape.units, stts.prune_ratio, **sizes, logits=logits)
-        else:
-            sizes = {"text_tokens": shape.text, "text_per_unit": shape.text_per_unit}
-            asked = (self.host.settle(stts), shape.units, shape.grid, stts.prune_ratio)
-            cost = flops_any.multiply_adds(self.host, *asked, **sizes, logits=logits)
-        return cost.with_backward()
+            return flops.multiply_adds(config, shape.units, stts.prune_ratio, **sizes, logits=logits)
+        sizes = {"text_tokens": shape.text, "text_per_unit": shape.text_per_unit}
+        asked = (self.host.settle(stts), shape.units, shape.grid, stts.prune_ratio)
+        return flops_any.multiply_adds(self.host, *asked, **sizes, logits=logits)
 
 
 def like(still: dict[str, Tensor], shape: Shape, videos: int) -> dict[str, Any]:

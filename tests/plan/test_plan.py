@@ -10,13 +10,14 @@ import torch
 import yaml
 
 from stts import STTSConfig
+from stts.hosts.flops import FRAME_MARKERS, multiply_adds
 from stts.hosts.folders import ModelSpec
 from stts.plan.allocations import Allocations
 from stts.plan.cost import advice, plan
 from stts.plan.gpus import GPUS, Gpu, fits, read_gpus
 from stts.plan.lengths import alike, read_lengths
 from stts.plan.memory import Setup, measure
-from stts.plan.models import Model, find_model
+from stts.plan.models import ANSWER, Model, find_model
 from stts.plan.sizes import SIZES
 from stts.train.config import LearningRates, LoraSettings, TrainConfig
 from stts.train.planned import adapters_for, preparing, videos_of
@@ -94,6 +95,17 @@ def test_own_models_can_be_planned_for(name: str, tmp_path: Path, monkeypatch: p
     )
     assert again["activations"] < kept["activations"]
     assert every["logits"] > kept.get("logits", 0)
+
+
+def test_arithmetic_is_that_of_one_forward_and_backward_pass() -> None:
+    """Twice the multiply-adds, three times those of a forward pass."""
+    model, ratio = tiny(), 0.5
+    stts = STTSConfig(prune_ratio=ratio)
+    model.config.stts = stts.to_dict()
+    shape = model.shape(8, SIZE)
+    text = {"text_tokens": shape.text, "text_per_frame": shape.text_per_unit - FRAME_MARKERS}
+    counted = multiply_adds(model.config, 8, ratio, **text, logits=ANSWER, backward=True).total
+    assert plan(model, stts, shape, Setup("ddp")).teraflop == pytest.approx(2 * counted / 1e12)
 
 
 def test_frozen_weights_have_neither_gradients_nor_moments() -> None:
