@@ -19,8 +19,8 @@ from stts.data.synthetic.clips import make_synthetic
 from tests.helpers.paths import DATA, ROOT
 
 SETTINGS = (
-    "stts=published data=jsonl data.annotations=clips/train.jsonl data.test_annotations=clips/test.jsonl model.path=base "
-    "model.name=before output_dir=run frames=4 prune_ratio=0.5 train.batch_size=2 train.save_every=2 train.keep=1 "
+    "data=jsonl data.annotations=clips/train.jsonl data.test_annotations=clips/test.jsonl model.path=base "
+    "stts=published model.name=before output_dir=run frames=4 prune_ratio=0.5 train.batch_size=2 train.save_every=2 train.keep=1 "
     "train.num_workers=0 train.warmup_steps=1 train.schedule=constant"
 )
 
