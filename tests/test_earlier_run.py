@@ -20,8 +20,8 @@ from tests.helpers.paths import DATA, ROOT
 
 SETTINGS = (
     "data=jsonl data.annotations=clips/train.jsonl data.test_annotations=clips/test.jsonl model.path=base "
-    "stts=published model.name=before output_dir=run frames=4 prune_ratio=0.5 train.batch_size=2 train.save_every=2 train.keep=1 "
-    "train.num_workers=0 train.warmup_steps=1 train.schedule=constant"
+    "stts=published model.name=before output_dir=run frames=4 prune_ratio=0.5 train.batch_size=2 train.save_every=2 "
+    "train.keep=1 train.num_workers=0 train.warmup_steps=1 train.schedule=constant"
 )
 
 
