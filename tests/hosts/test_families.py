@@ -31,6 +31,7 @@ from stts.train.tracking import Tracker
 from stts.train.trainer import Trainer
 from stts.viz.kept_video import look_at
 from stts.viz.overlay import draw_batch
+from tests.helpers.long import long
 from tests.helpers.planned import check_less_is_needed
 from tests.helpers.runs import config, rows
 from tests.helpers.tiny_families import TINY, make_tiny_family
@@ -142,7 +143,10 @@ def test_videos_of_different_lengths_and_text_alone_share_a_batch(folders, tmp_p
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("family", ["qwen3_5", "qwen2_5_vl", "llava_onevision", "smolvlm", "gemma3"])
+QUICK = ("qwen3_5", "qwen2_5_vl", "llava_onevision", "smolvlm", "gemma3")
+
+
+@pytest.mark.parametrize("family", [pytest.param(x, marks=[] if x in QUICK else long) for x in TINY])
 def test_adapters_lie_in_the_llm_and_merge(folders, clips, tmp_path, family):
     lora = LoraSettings(rank=2, alpha=4, targets=("q_proj", "down_proj"))
     model, processor, dataset = start(folders(family), clips)
