@@ -30,8 +30,29 @@ def table_rows(text: str) -> list[list[str]]:
     ]
 
 
+def results_of(name: str) -> dict:
+    return json.loads((TESTS.parent / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def with_interval(row: dict) -> str:
+    low, high = row["accuracy_interval"]
+    return f"{row['accuracy']:.3f} ({low:.3f} - {high:.3f})"
+
+
+def test_tables_of_settings_and_of_the_second_host_are_the_committed_results():
+    page = (TESTS.parent / "docs" / "evidence.md").read_text()
+    rows = [row for row in results_of("accuracy-relevance-ablation")["rows"] if row["cell"] == "all"]
+    written = table_rows(page.split("## What the recommended recipe was chosen by")[1].split("## The")[0])[2:]
+    assert [values[1:3] for values in written] == [
+        [with_interval(row), f"{row['evidence_recall']:.2f}"] for row in rows
+    ]
+    rows = {row["policy"]: row for row in results_of("accuracy-second-host")["rows"] if row["cell"] == "all"}
+    written = table_rows(page.split("## A second host")[1].split("## What")[0])[2:]
+    assert {name: value for name, value, *_ in written} == {x: with_interval(rows[x]) for x in rows}
+
+
 def test_tables_of_evidence_are_the_committed_results():
-    results = json.loads((TESTS.parent / "benchmarks" / "results" / "accuracy.json").read_text())
+    results = results_of("accuracy")
     found = {(row["policy"], row["prune_ratio"], row["cell"]): row for row in results["rows"]}
     leads = {(row["rival"], row["prune_ratio"], row["cell"]): row for row in results["differences"]}
     page = (TESTS.parent / "docs" / "evidence.md").read_text()
@@ -54,9 +75,7 @@ def test_tables_of_evidence_are_the_committed_results():
         elif (name, 0.8, "all") in found:
             for value, share in zip(values, (0.5, 0.8), strict=True):
                 row = found[name, share, "all"]
-                low, high = row["accuracy_interval"]
-                written = f"{row['accuracy']:.3f} ({low:.3f} - {high:.3f}) / {row['evidence_recall']:.2f}"
-                assert value == written, (name, share)
+                assert value == f"{with_interval(row)} / {row['evidence_recall']:.2f}", (name, share)
                 checked += 1
     for head, *values in table_rows(kept):
         if head.endswith("%"):
